@@ -1,0 +1,67 @@
+"""The command line: ``milter-bounce COMMAND ...``.
+
+Each command lives in a module of its own and is imported only when it is
+asked for, so that ``milter-bounce classify`` does not pay for pymilter.
+Exit status: 0 done, 1 found something, 2 wrong usage or configuration.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Final
+
+import click
+
+from milter_bounce import __version__
+
+COMMANDS: Final = {
+    # name: (module, attribute, one line for --help)
+    "parse": ("report", "parse", "Read mails and print the delivery statuses they tell of."),
+    "classify": ("classify", "classify", "Classify replies: one a line, or JSON objects."),
+    "rules": ("rules", "rules", "Check, test, show and explain the rules."),
+    "log": ("log", "log", "Classify every delivery status of Postfix and Sendmail logs."),
+    "milterd": ("programs", "milterd", "Run the milter: reports coming in, in line."),
+    "answerd": ("programs", "answerd", "Run the status filter, gate, policy service and Sendmail map."),
+    "logd": ("programs", "logd", "Follow the mail log."),
+    "dnsd": ("programs", "dnsd", "Watch blocklists and mail operators in the DNS."),
+    "run": ("programs", "run", "Run all programs and restart those that die."),
+    "blocks": ("state", "blocks", "List, show, lift and add blocks."),
+    "suppressions": ("state", "suppressions", "List, show, add, remove, export and import suppressions."),
+    "recipient": ("state", "recipient", "Show what is known of one recipient."),
+    "store": ("state", "store", "Check, vacuum and export the store."),
+    "blocklists": ("blocklists", "blocklists", "Tell which blocklists list an address or domain."),
+    "check": ("check", "check", "Test that everything is wired."),
+    "postfix": ("postfix", "postfix", "Print, apply and revert Postfix's settings."),
+    "sendmail": ("sendmail", "sendmail", "Print and check Sendmail's settings."),
+    "keys": ("keys", "keys", "Make and list the keys of the report token."),
+    "config": ("config", "config", "Print the configuration with every option at its default."),
+}
+
+
+class _LazyGroup(click.Group):
+    """A group that imports a command's module when the command is used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        del ctx
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        del ctx
+        if cmd_name not in COMMANDS:
+            return None
+        module, attribute, _ = COMMANDS[cmd_name]
+        command = getattr(importlib.import_module(f"milter_bounce.cli.{module}"), attribute)
+        if not isinstance(command, click.Command):
+            raise TypeError(f"{module}.{attribute} is no command")
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        del ctx
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, _, text) in COMMANDS.items()])
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="milter-bounce")
+def main() -> None:
+    """Bounce adviser beside Postfix and Sendmail."""

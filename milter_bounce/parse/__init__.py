@@ -1,0 +1,1 @@
+"""Room of readers: outside bytes become evidence. Raises nothing on any input; notes defects."""

@@ -1,0 +1,1 @@
+"""The only room with hands: sockets, clock, files, logs, threads, stores, resolver, the programs."""
