@@ -1,0 +1,36 @@
+"""Settings from a file: found, read, checked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from milter_bounce import config
+
+DEFAULT: Final = Path("/etc/milter-bounce/milter-bounce.toml")
+LIMIT_BYTES: Final = 1_048_576
+"""A configuration of more than 1 MiB is some other file."""
+
+
+def load_settings(path: Path | None = None) -> config.Settings:
+    """Return the settings of `path`; without one, those of /etc/milter-bounce or the defaults.
+
+    Raises:
+        ConfigError: one line with file, key, value and remedy; also for a file that cannot be read.
+    """
+    if path is None:
+        if not DEFAULT.exists():
+            return config.Settings()
+        path = DEFAULT
+    try:
+        with path.open("rb") as file:
+            raw = file.read(LIMIT_BYTES + 1)
+    except OSError as error:
+        raise config.ConfigError(f"{path}: cannot be read: {error.strerror}; name another with -c") from None
+    if len(raw) > LIMIT_BYTES:
+        raise config.ConfigError(f"{path}: is larger than 1 MiB; name the configuration with -c")
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise config.ConfigError(f"{path}: is not UTF-8 at byte {error.start}; save it as UTF-8") from None
+    return config.load(text, str(path))
