@@ -247,15 +247,17 @@ class Outcome:
 TEXT_LIMIT: Final = 512
 """Characters of reply text in a log line: syslog implementations cut lines at 1,024 to 2,048 bytes (RFC 3164: 1,024)."""
 
-_ESCAPES: Final = {c: f"\\x{c:02x}" for c in (*range(0x20), *range(0x7F, 0xA0))} | {
-    ord("\n"): "\\n",
-    ord("\r"): "\\r",
-    ord("\t"): "\\t",
-    ord("\\"): "\\\\",
-    # line and paragraph separators, zero-width and bidirectional controls: a terminal or a pager acts on them
-    **{c: f"\\u{c:04x}" for c in (*range(0x200B, 0x2010), *range(0x2028, 0x202F), *range(0x2060, 0x2070), 0xFEFF)},
-    **{c: f"\\u{c:04x}" for c in range(0xD800, 0xE000)},
-}
+_NAMED: Final = {"\n": "\\n", "\r": "\\r", "\t": "\\t", "\\": "\\\\"}
+
+
+def _escaped(character: str) -> str:
+    """Return a character as it may stand in a line; what a terminal or a pager acts on becomes an escape."""
+    if character in _NAMED:
+        return _NAMED[character]
+    if character.isprintable():
+        return character
+    code = ord(character)
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
 
 
 def printable(text: str, limit: int = TEXT_LIMIT) -> str:
@@ -266,7 +268,9 @@ def printable(text: str, limit: int = TEXT_LIMIT) -> str:
     characters is cut and ends in ``...``. This is the one place where outside
     text is made safe for a line.
     """
-    cut = text[: limit + 1].translate(_ESCAPES)
+    cut = text[: limit + 1]
+    if not cut.isprintable() or "\\" in cut:
+        cut = "".join(map(_escaped, cut))
     return cut if len(cut) <= limit else cut[: limit - 3] + "..."
 
 
