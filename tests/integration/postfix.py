@@ -69,6 +69,7 @@ MAIN = {
     "alias_database": "",
     "local_recipient_maps": "",
     "virtual_mailbox_domains": "home.example",
+    "virtual_mailbox_maps": "static:all",
     "virtual_uid_maps": "static:65534",
     "virtual_gid_maps": "static:65534",
     "smtp_tls_security_level": "none",
@@ -125,7 +126,6 @@ class Postfix:
             "data_directory": str(folder / "data"),
             "maillog_file": str(self.log),
             "transport_maps": f"texthash:{self.etc}/transport",
-            "virtual_mailbox_maps": f"regexp:{self.etc}/boxes",
             "virtual_mailbox_base": str(self.mailboxes),
             **(main or {}),
         }
@@ -156,7 +156,6 @@ class Postfix:
         (self.etc / "master.cf").write_text(self.master)
         routes = {d: f"smtp:[{r.address}]:{r.port}" if isinstance(r, Sink) else r for d, r in self.routes.items()}
         (self.etc / "transport").write_text("".join(f"{d} {r}\n" for d, r in routes.items()))
-        (self.etc / "boxes").write_text("/^(.*@home\\.example)$/ $1\n")
         hosts = {"localhost": "127.0.0.1", "mx.test.example": "127.0.0.1", **self.hosts}
         (self.etc / "hosts").write_text("".join(f"{a} {n}\n" for n, a in hosts.items()))
 
@@ -255,7 +254,11 @@ class Postfix:
         """Return how many messages are in the queue."""
         return len(self.queue().splitlines())
 
-    def mail(self, user: str, domain: str = "home.example") -> bytes:
-        """Return the mailbox of a local user (mbox), empty when nothing came."""
-        box = self.mailboxes / f"{user}@{domain}"
-        return box.read_bytes() if box.exists() else b""
+    def mail(self, user: str, domain: str = "home.example") -> list[bytes]:
+        """Return the messages delivered to a local user, in order of arrival."""
+        box = self.mailboxes / "all"
+        messages = re.split(
+            rb"(?m)^From (?=[^\n]*\n(?:Return-Path|X-Original-To|Delivered-To):)",
+            box.read_bytes() if box.exists() else b"",
+        )
+        return [m for m in messages if f"\nDelivered-To: {user}@{domain}\n".encode() in m]

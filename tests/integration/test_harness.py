@@ -21,6 +21,6 @@ def test_harness_delivers_refuses_and_keeps_count(tmp_path):
             postfix.wait_log(r"to=<a@ok.test>.*status=sent")
             postfix.wait_log(r"to=<b@yahoo.test>, relay=mta5.am0.yahoodns.net\[127.*status=deferred")
             postfix.wait_log(r"to=<c@home.example>.*status=sent")
-            assert b"hello" in postfix.mail("c")
+            assert [b"hello" in message for message in postfix.mail("c")] == [True]
         assert ok.delivered("a@ok.test") == 1
         assert yahoo.attempts["b@yahoo.test"] >= 1
