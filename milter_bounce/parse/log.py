@@ -1,0 +1,93 @@
+"""Reader of mail logs: which MTA wrote a line, and what it tells.
+
+Goes in: lines of one log in their order, of Postfix, Sendmail or both.
+Comes out: events (``parse.logline``); a `Delivery` per recipient and attempt.
+Does not: read files, know the time, judge.
+
+Limits: the reader remembers sender and Message-ID of `MEMO_LIMIT` queue IDs;
+beyond that the oldest are forgotten, and "sender" becomes "not stated".
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, tzinfo
+from typing import TYPE_CHECKING, Final, Protocol
+
+from .logline import Ignored, LogEvent, LogLine, Stamps, split_line
+from .postfix_log import AGENTS, SILENT, PostfixReader
+from .sendmail_log import SendmailReader
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+OWN_TAG: Final = "milter-bounce"
+_OWN: Final = [Ignored("own")]
+_OTHER: Final = [Ignored()]
+
+
+class LineReader(Protocol):
+    """What the reader of one MTA's lines is."""
+
+    def read(self, line: LogLine) -> list[LogEvent]:
+        """Return what `line` tells; one `Ignored` where it tells nothing."""
+
+
+class _Nothing:
+    """Reader of programs that never tell of a delivery."""
+
+    def __init__(self, answer: list[Ignored]) -> None:
+        self._answer: list[LogEvent] = list(answer)
+
+    def read(self, line: LogLine) -> list[LogEvent]:
+        del line
+        return self._answer
+
+
+class LogReader:
+    """Reader of a whole log, line by line.
+
+    Args:
+        now: aware time that traditional stamps lie before (see `Stamps`).
+        zone: time zone of stamps that name none.
+    """
+
+    def __init__(self, now: datetime, zone: tzinfo = UTC) -> None:
+        self.stamps = Stamps(now, zone)
+        self._postfix = PostfixReader()
+        self._sendmail = SendmailReader()
+        self._own, self._other = _Nothing(_OWN), _Nothing(_OTHER)
+        self._by_tag: dict[str, LineReader] = {}
+
+    def feed(self, line: str) -> list[LogEvent]:
+        """Return what one line tells, its newline already off.
+
+        Raises: nothing, on any text.
+        """
+        parts = split_line(line, self.stamps)
+        if parts is None:
+            return list(_OTHER)
+        reader = self._by_tag.get(parts.tag)
+        if reader is None:
+            reader = self._choose(parts.tag)
+            if len(self._by_tag) < 1000:  # a log has a few dozen tags; a hostile one must not fill the memory
+                self._by_tag[parts.tag] = reader
+        return reader.read(parts)
+
+    def feed_all(self, lines: Iterable[str]) -> Iterator[LogEvent]:
+        """Return the events of many lines, those that tell nothing left out."""
+        for line in lines:
+            for event in self.feed(line):
+                if type(event) is not Ignored:
+                    yield event
+
+    def _choose(self, tag: str) -> LineReader:
+        """Return the reader for a program's lines: Postfix names its programs ``syslog_name/program``."""
+        instance, _, program = tag.rpartition("/")
+        if OWN_TAG in (instance, tag):
+            return self._own
+        if instance and program in AGENTS:
+            return self._postfix
+        if instance and program in SILENT:
+            return self._other
+        # Sendmail's -L gives any tag: its reader knows its own lines by their form
+        return self._sendmail if not instance else self._other
