@@ -15,7 +15,9 @@ import textwrap
 import tomllib
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from .verdict import CATEGORIES
 
 
 class ConfigError(Exception):
@@ -88,6 +90,119 @@ class RulesSection(_Section):
     """Folder of the shipped rules; empty: the ones that came with the program."""
 
 
+class AnswerSection(_Section):
+    """answerd: answers the MTA's questions from what is remembered. An empty socket switches a service off."""
+
+    socket: Socket = "unix:/var/spool/postfix/milter-bounce/answer.sock"
+    """Status filter and Sendmail's map (socketmap). Postfix names it relative to its queue directory."""
+
+    gate_socket: Socket = "unix:/var/spool/postfix/milter-bounce/gate.sock"
+    """The queue gate (memcached text protocol), asked by a rewrite service that only the queue manager uses."""
+
+    policy_socket: Socket = "unix:/var/spool/postfix/milter-bounce/policy.sock"
+    """The policy service for submission (check_policy_service)."""
+
+    socket_group: str = "postfix"
+    """The group that may connect to unix sockets (mode 0660); empty: leave them to the user that runs answerd."""
+
+    annotate: bool = False
+    """Put [class=... category=... advice=... rule=...] in front of the status text: it then stands in Postfix's own log
+    line, in postqueue -p and in the report to the sender."""
+
+    connections: int = Field(1000, ge=10, le=100_000)
+    """Connections at one time on each socket; more are closed at once, which the MTA takes as "no opinion"."""
+
+    idle_s: int = Field(300, ge=20, le=86_400)
+    """Seconds after which a silent connection is closed; Postfix's own clients stay silent for 100 s at most."""
+
+    request_s: int = Field(10, ge=1, le=600)
+    """Seconds in which a question that has begun must end."""
+
+
+class GateSection(_Section):
+    """What the queue gate holds back; only with mode = "enforce". Each can be switched off by itself."""
+
+    hold_early: bool = True
+    """Keep a recipient deferred until the time that the advice states."""
+
+    hold_blocks: bool = True
+    """Keep mail to a destination that blocks us deferred until the block is lifted."""
+
+    refuse_suppressed: bool = True
+    """Return mail to a suppressed recipient (5.1.1) instead of trying it."""
+
+    give_up: bool = True
+    """Return a message whose recipient has failed for the whole schedule (5.4.7)."""
+
+    on_policy_block: Literal["hold", "bounce"] = "hold"
+    """hold: mail to a destination that blocks us waits. bounce: it is returned to the sender at once (5.7.1)."""
+
+
+class CorrectSection(_Section):
+    """Corrections: replies whose first digit says the wrong thing, in the status filter; only with mode = "enforce".
+
+    A success is never touched, and nothing becomes one.
+    """
+
+    soften: bool = True
+    """A passing condition that comes as 5xx (full mailbox, temporary suspension, rate) becomes 4.x.x and is retried."""
+
+    harden: bool = True
+    """A permanent one that comes as 4xx (disabled account, unknown user) becomes 5.x.x and is returned."""
+
+    policy: bool = True
+    """A policy refusal that comes as 5xx becomes 4.x.x, so that it waits for the block to be lifted; not with
+    on_policy_block = "bounce"."""
+
+    off_categories: list[str] = []
+    """Categories that are never corrected."""
+
+    off_rules: list[str] = []
+    """Rules (by id) whose verdict never corrects anything."""
+
+    @field_validator("off_categories")
+    @classmethod
+    def _known(cls, value: list[str]) -> list[str]:
+        if unknown := sorted(set(value) - set(CATEGORIES)):
+            raise ValueError(f"no such category: {unknown[0]}; TAXONOMY lists them")
+        return value
+
+
+class PolicySection(_Section):
+    """Refusal at submission (policy service, Sendmail's map); only with mode = "enforce"."""
+
+    refuse_suppressed: bool = True
+    """Refuse a suppressed recipient with 550 5.1.1, since when and why."""
+
+    allow_senders: list[str] = []
+    """Envelope senders that are never refused: addresses, domains, or .domain for its subdomains."""
+
+    allow_recipients: list[str] = []
+    """Recipients that are never refused or held, written alike."""
+
+
+class DueSection(_Section):
+    """Retrying on time, only with mode = "enforce".
+
+    answerd asks Postfix to try a message again when its recipient falls due or a block is lifted.
+    """
+
+    enabled: bool = True
+    """Ask at all. Off: the messages wait for the queue manager's own next run."""
+
+    every_s: float = Field(5.0, gt=0, le=3600)
+    """Seconds between two looks at what has fallen due."""
+
+    per_second: float = Field(20.0, gt=0, le=1000)
+    """Messages asked for in one second at most."""
+
+    ramp_step_s: float = Field(60.0, gt=0, le=86_400)
+    """After a block is lifted one message goes first; each step then allows twice as many as the one before."""
+
+    ramp_steps: int = Field(12, ge=1, le=30)
+    """Steps after which mail to the destination is free again: 12 let 4,095 messages through before."""
+
+
 class Settings(_Section):
     """milter-bounce.toml - every option at its default. Remove the # to change one."""
 
@@ -101,6 +216,11 @@ class Settings(_Section):
     milter: MilterSection = MilterSection()
     log: LogSection = LogSection()
     store: StoreSection = StoreSection()
+    answer: AnswerSection = AnswerSection()
+    gate: GateSection = GateSection()
+    correct: CorrectSection = CorrectSection()
+    policy: PolicySection = PolicySection()
+    due: DueSection = DueSection()
     rules: RulesSection = RulesSection()
 
 

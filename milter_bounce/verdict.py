@@ -397,3 +397,6 @@ class Answer:
 
 
 KEEP: Final = Answer()
+
+GATE_MARK: Final = "milter-bounce: "
+"""How every text of our own begins that comes back in the MTA's log: gate, policy service, Sendmail map."""
