@@ -1,0 +1,118 @@
+"""The milter conversation of one message, without libmilter: what to ask of the MTA, what to keep.
+
+Goes in: the callbacks' arguments as bytes. Comes out: a `Step` to answer with, and
+at the end the message as far as it was read. Does not: parse, judge, log or know
+Postfix from Sendmail.
+
+Ordinary mail is let go at the end of its headers, before a byte of its body is
+sent; only a message with a null reverse-path or a report's content type is read.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Final
+
+HEADER_LIMIT_BYTES: Final = 262_144
+"""Bytes of header fields that are kept: Postfix's own header_size_limit is 100 KiB a field, 250 KiB is its message
+header limit in practice; what is beyond passes unread."""
+
+RECIPIENT_LIMIT: Final = 1000
+"""Envelope recipients that are remembered: Postfix's smtpd_recipient_limit."""
+
+HEADER_NAME: Final = "X-Milter-Bounce"
+
+_REPORT_TYPE: Final = re.compile(
+    rb"\s*(?:multipart/report|message/delivery-status|message/feedback-report)\b", re.IGNORECASE
+)
+_DAEMON: Final = re.compile(rb"<?(?:mailer-daemon|postmaster|mail-daemon|mdaemon)(?:@|>|$)", re.IGNORECASE)
+
+
+class Step(Enum):
+    """What to answer to the MTA."""
+
+    CONTINUE = "continue"
+    ACCEPT = "accept"
+    """Let the whole message go; nothing more of it is sent."""
+
+    SKIP = "skip"
+    """No more body chunks, but tell when the message ends."""
+
+
+@dataclass(slots=True)
+class Message:
+    """One message while it comes in.
+
+    Args:
+        max_bytes: bytes of the message that are kept.
+        stamp: whether outgoing messages get a token, and so are followed to their end.
+    """
+
+    max_bytes: int
+    stamp: bool = False
+    sender: bytes = b""
+    recipients: list[bytes] = field(default_factory=list)
+    outgoing: bool = False
+    """Set by the shell: this message leaves through us and is to be stamped."""
+
+    headers: list[tuple[bytes, bytes]] = field(default_factory=list)
+    is_report: bool = False
+    forged_headers: int = 0
+    """X-Milter-Bounce fields that came from outside: they are removed, so that none is believed."""
+
+    _chunks: list[bytes] = field(default_factory=list)
+    _size: int = 0
+    truncated: bool = False
+
+    def mail(self, sender: bytes) -> Step:
+        """Begin a message; `sender` is the reverse-path as given, ``<>`` for the null one (RFC 5321, 4.5.5)."""
+        self.sender = sender
+        self.is_report = sender.strip() in {b"<>", b""} or bool(_DAEMON.match(sender.strip()))
+        return Step.CONTINUE
+
+    def rcpt(self, recipient: bytes) -> Step:
+        """Note one envelope recipient."""
+        if len(self.recipients) < RECIPIENT_LIMIT:
+            self.recipients.append(recipient)
+        return Step.CONTINUE
+
+    def header(self, name: bytes, value: bytes) -> None:
+        """Note one header field; `value` may hold line ends where it was folded."""
+        lower = name.lower()
+        if lower == b"content-type":
+            self.is_report = self.is_report or bool(_REPORT_TYPE.match(value))
+        elif lower == b"x-failed-recipients":
+            self.is_report = True
+        elif lower == b"x-milter-bounce":
+            self.forged_headers += 1
+            return
+        self._size += len(name) + len(value) + 4
+        if self._size <= HEADER_LIMIT_BYTES:
+            self.headers.append((name, value))
+        else:
+            self.truncated = True
+
+    def end_of_headers(self) -> Step:
+        """Return ACCEPT for mail that is none of our business."""
+        followed = self.is_report or self.forged_headers or (self.stamp and self.outgoing)
+        return Step.CONTINUE if followed else Step.ACCEPT
+
+    def body(self, chunk: bytes) -> Step:
+        """Note a piece of the body; SKIP once nothing more is wanted."""
+        if not self.is_report:
+            return Step.SKIP
+        room = self.max_bytes - self._size
+        self._chunks.append(chunk[: max(room, 0)])
+        self._size += len(chunk)
+        if self._size < self.max_bytes:
+            return Step.CONTINUE
+        self.truncated = True
+        return Step.SKIP
+
+    def content(self) -> bytes:
+        """Return the message as far as it was read, CRLF line ends in the header, envelope sender as Return-Path."""
+        fields = [b"Return-Path: " + self.sender, *(name + b": " + value for name, value in self.headers)]
+        head = b"\r\n".join(f.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n") for f in fields)
+        return head + b"\r\n\r\n" + b"".join(self._chunks)
