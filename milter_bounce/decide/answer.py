@@ -1,0 +1,302 @@
+"""From what is known to what the MTA is told.
+
+Goes in: a classified status, or what is remembered of a recipient, and which
+capabilities are switched on. Comes out: an `Answer`, and its spelling for each
+of the MTA's questions (gate, status filter, policy service, Sendmail's map).
+Does not: look anything up, know the time, count.
+
+"No opinion" is ``verdict.KEEP``; every doubt ends there, and mail flows.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from milter_bounce.delivery import EnhancedStatus
+from milter_bounce.verdict import GATE_MARK, KEEP, AdviceKind, Answer, FailureClass, printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from datetime import datetime
+
+    from milter_bounce.delivery import DeliveryStatus
+    from milter_bounce.verdict import Block, Classification, Episode, Suppression
+
+TEXT_LIMIT: Final = 400
+"""Characters of an answer: smtpd's reply lines end at 512 octets (RFC 5321, 4.5.3.1.5) and carry the address too."""
+
+_DETAIL: Final = {
+    # category -> subject and detail of its enhanced status (RFC 3463, 3; IANA registry)
+    "mailbox-full": "2.2",
+    "mailbox-unavailable": "2.1",
+    "greylisted": "7.1",
+    "rate-limited": "4.5",
+    "too-many-recipients": "5.3",
+    "network-error": "4.1",
+    "dns-error": "4.3",
+    "system-error": "3.0",
+    "system-full": "3.1",
+    "tls-failure": "7.5",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """A destination that is backed off as a whole."""
+
+    key: str
+    until: datetime
+    category: str
+    since: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What is remembered of one recipient that matters before an attempt; all None for a stranger."""
+
+    suppression: Suppression | None = None
+    block: Block | None = None
+    """The block that stands against its destination, or the one lifted last (then `lifted_at` is set)."""
+
+    episode: Episode | None = None
+    category: str = "undetermined"
+    """Why the last attempt of the episode failed."""
+
+    backoff: Backoff | None = None
+    given_up: datetime | None = None
+    """When the schedule of the episode was used up; None while it runs."""
+
+
+@dataclass(frozen=True, slots=True)
+class GateSwitches:
+    """Which capabilities of the gate are on."""
+
+    hold_early: bool = True
+    hold_blocks: bool = True
+    refuse_suppressed: bool = True
+    give_up: bool = True
+    bounce_blocked: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CorrectSwitches:
+    """Which corrections are on."""
+
+    soften: bool = True
+    harden: bool = True
+    policy: bool = True
+    off_categories: frozenset[str] = frozenset()
+    off_rules: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class AllowList:
+    """Addresses that are never refused or held: ``user@domain``, ``domain`` or ``.domain`` for its subdomains."""
+
+    entries: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, entries: Iterable[str]) -> AllowList:
+        """Return the list that the configuration's words mean."""
+        return cls(frozenset(entry.strip().strip("<>").lower() for entry in entries))
+
+    def __contains__(self, address: object) -> bool:
+        """Return whether `address` is named, by itself, by its domain or by a domain above."""
+        if not self.entries or not isinstance(address, str):
+            return False
+        folded = address.strip("<>").lower()
+        domain = folded.rpartition("@")[2]
+        if folded in self.entries or domain in self.entries:
+            return True
+        labels = domain.split(".")[-127:]
+        return any("." + ".".join(labels[i:]) in self.entries for i in range(1, len(labels)))
+
+
+def _minute(when: datetime) -> str:
+    return when.strftime("%Y-%m-%dT%H:%MZ")
+
+
+def _answer(status: str, text: str, rule: str = "") -> Answer:
+    return Answer(keep=False, status=status, text=GATE_MARK + printable(text, TEXT_LIMIT), rule=rule)
+
+
+# -- the gate ---------------------------------------------------------------
+
+
+def gate(standing: Standing, now: datetime, on: GateSwitches) -> Answer:
+    """Return what the queue manager is told about one recipient before an attempt.
+
+    Returns: KEEP to let it go; a 4.x.x that keeps it in the queue without a
+    connection; a 5.x.x that returns it. The text says until when, why and since when.
+    """
+    if on.refuse_suppressed and standing.suppression is not None:
+        return suppressed(standing.suppression)
+    if on.give_up and standing.given_up is not None and standing.episode is not None:
+        episode = standing.episode
+        text = f"given up, {standing.category} since {_minute(episode.first_failure)}, {_attempts(episode.attempts)}"
+        return _answer("5.4.7", text)
+    block = standing.block
+    if on.hold_blocks and block is not None and block.lifted_at is None and now < block.ends:
+        return blocked(block, bounce=on.bounce_blocked)
+    return _early(standing, now) if on.hold_early else KEEP
+
+
+def _early(standing: Standing, now: datetime) -> Answer:
+    episode, backoff = standing.episode, standing.backoff
+    if episode is not None and episode.not_before is not None and now < episode.not_before:
+        text = (
+            f"not before {_minute(episode.not_before)}, {standing.category} since {_minute(episode.first_failure)}, "
+            f"attempt {episode.attempts + 1}"
+        )
+        return _answer("4." + _DETAIL.get(standing.category, "4.0"), text)
+    if backoff is not None and now < backoff.until:
+        since = f" since {_minute(backoff.since)}" if backoff.since is not None else ""
+        text = f"{backoff.key} not before {_minute(backoff.until)}, {backoff.category}{since}"
+        return _answer("4." + _DETAIL.get(backoff.category, "4.0"), text)
+    return KEEP
+
+
+def _attempts(count: int) -> str:
+    return "1 attempt" if count == 1 else f"{count} attempts"
+
+
+def blocked(block: Block, *, bounce: bool = False) -> Answer:
+    """Return the answer for mail to a destination that refuses us."""
+    why = f"{block.category} at {block.operator} since {_minute(block.began)}, rule {block.rule}"
+    if bounce:
+        return _answer("5.7.1", f"not sent, {why}", block.rule)
+    probe = "" if block.probe_at is None else f", probe at {_minute(block.probe_at)}"
+    return _answer("4.7.1", f"held until lifted, {why}{probe}, ends {_minute(block.ends)}", block.rule)
+
+
+def starting(block: Block) -> Answer:
+    """Return the answer for mail to a destination whose block was lifted, and whose share is used up for now."""
+    lifted = "" if block.lifted_at is None else f" {_minute(block.lifted_at)}"
+    return _answer("4.7.1", f"waits its turn, block of {block.operator} lifted{lifted}, mail starts slowly", block.rule)
+
+
+def suppressed(suppression: Suppression) -> Answer:
+    """Return the answer for mail to a suppressed recipient."""
+    reason = f", {suppression.reason}" if suppression.reason else ""
+    since = _minute(suppression.since)
+    return _answer("5.1.1", f"suppressed since {since}, {suppression.category}{reason}", suppression.rule)
+
+
+# -- the status filter --------------------------------------------------------
+
+
+def correct(status: DeliveryStatus, verdict: Classification, on: CorrectSwitches) -> Answer:
+    """Return the status that replaces one whose first digit says the wrong thing; KEEP where it says the right one.
+
+    Only what a remote MTA said is corrected, only between 4 and 5, and subject
+    and detail stay as they are.
+    """
+    code = status.status
+    if code is None or code.class_ not in {4, 5} or status.local or verdict.gate or status.reply_code is None:
+        return KEEP
+    if verdict.category in on.off_categories or verdict.rule in on.off_rules:
+        return KEEP
+    wanted = _wanted(verdict, on)
+    if wanted is None or wanted == code.class_:
+        return KEEP
+    right = EnhancedStatus(wanted, code.subject, code.detail)
+    return Answer(keep=False, status=str(right), text=status.diagnostic or "", rule=verdict.rule)
+
+
+def _wanted(verdict: Classification, on: CorrectSwitches) -> int | None:
+    """Return the first digit that a verdict asks for; None where it asks for none or that correction is off."""
+    if verdict.class_ is FailureClass.SOFT and verdict.advice is AdviceKind.RETRY and on.soften:
+        return 4
+    if verdict.class_ is FailureClass.HARD and verdict.advice is AdviceKind.SUPPRESS and on.harden:
+        return 5
+    if verdict.class_ is FailureClass.POLICY and verdict.advice is AdviceKind.HOLD and on.policy:
+        return 4
+    return None
+
+
+def annotation(verdict: Classification, was: EnhancedStatus | None = None) -> str:
+    """Return what stands in front of a status text: the verdict, and the code that was corrected."""
+    corrected = f" was={was}" if was is not None else ""
+    parts = f"class={verdict.class_} category={verdict.category} advice={verdict.advice} rule={verdict.rule}{corrected}"
+    return f"[{parts}] "
+
+
+def filtered(
+    status: EnhancedStatus, text: str, verdict: Classification, answer: Answer, *, annotate: bool
+) -> str | None:
+    """Return the status filter's answer to Postfix, ``4.2.2 text``; None leaves code and text as they are.
+
+    Args:
+        status: the code in the question.
+        text: the text in the question, as it was.
+        verdict: what it means.
+        answer: of `correct`.
+        annotate: put the verdict in front even where the code stays.
+    """
+    if status.class_ == 2 or verdict.gate or (answer.keep and not annotate):
+        return None
+    if answer.keep:
+        return f"{status} {annotation(verdict)}{text}"
+    return f"{answer.status} {annotation(verdict, status)}{text}"
+
+
+# -- spellings ----------------------------------------------------------------
+
+_NOT_PLAIN: Final = re.compile(r"[^A-Za-z0-9 .:_@/+-]+")
+
+
+def gate_value(answer: Answer) -> str | None:
+    """Return a transport table's value (transport(5)): ``retry:4.2.2 text`` or ``error:5.1.1 text``; None = no entry."""
+    if answer.keep or answer.status is None:
+        return None
+    service = "error" if answer.status.startswith("5") else "retry"
+    return f"{service}:{answer.status} {answer.text}"
+
+
+def policy_action(answer: Answer, recipient: str) -> str | None:
+    """Return an access(5) action, ``550 5.1.1 text``; None = DUNNO. Only a permanent answer refuses."""
+    if answer.keep or answer.status is None or not answer.status.startswith("5"):
+        return None
+    return f"550 {answer.status} <{printable(recipient, 256)}>: {answer.text}"
+
+
+def compat_value(answer: Answer) -> str | None:
+    """Return what Sendmail's check_compat asks for, ``DEFER 4.7.1 text`` or ``REJECT 5.1.1 text``; None = not found.
+
+    Plain words only: Sendmail takes the text apart into tokens, drops quotes and
+    parentheses, and blanks after ``,`` and ``;`` (seen with 8.17.1.9).
+    """
+    if answer.keep or answer.status is None:
+        return None
+    word = "REJECT" if answer.status.startswith("5") else "DEFER"
+    plain = " ".join(_NOT_PLAIN.sub(" ", answer.text).split())
+    return f"{word} {answer.status} {plain}"
+
+
+@dataclass(frozen=True, slots=True)
+class CompatQuestion:
+    """What Sendmail's check_compat asks: ``queue ID;tries;sender;recipient``."""
+
+    queue_id: str
+    tries: int
+    sender: str
+    recipient: str
+
+    @classmethod
+    def from_text(cls, text: str) -> CompatQuestion | None:
+        """Return the question in `text`; None for anything else. The recipient may contain a ``;``, the sender not."""
+        parts = text.split(";", 3)
+        if len(parts) != 4:
+            return None
+        tries = int(parts[1]) if re.fullmatch(r"[0-9]{1,6}", parts[1]) else 0
+        return cls(parts[0], tries, parts[2].strip().strip("<>"), parts[3].strip().strip("<>"))
+
+    @property
+    def exempt(self) -> bool:
+        """Whether it must never be held or refused: reports (null reverse-path) and local recipients.
+
+        A server that refuses those as well makes Sendmail lose its own reports ("savemail panic", seen).
+        """
+        return not self.sender or "@" not in self.recipient
