@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 import textwrap
 import tomllib
+from ipaddress import ip_address
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -203,6 +204,83 @@ class DueSection(_Section):
     """Steps after which mail to the destination is free again: 12 let 4,095 messages through before."""
 
 
+def _ip(value: str) -> str:
+    ip_address(value)
+    return value
+
+
+def _nameserver(value: str) -> str:
+    found = re.fullmatch(r"([0-9.]+)(?::([0-9]{1,5}))?|\[([0-9a-fA-F:.]+)\](?::([0-9]{1,5}))?|([0-9a-fA-F:]+)", value)
+    try:
+        ip_address((found[1] or found[3] or found[5]) if found else value)
+        if found and int(found[2] or found[4] or 53) < 65536:
+            return value
+    except ValueError:
+        pass
+    raise ValueError("write ADDRESS, ADDRESS:PORT or [IPv6]:PORT; a host name would have to be asked for")
+
+
+class DnsSection(_Section):
+    """dnsd: watches what the blocklists say about us, and learns who runs the mail of a domain.
+
+    `milter-bounce blocklists` and `milter-bounce check` use it too.
+    """
+
+    addresses: list[Annotated[str, AfterValidator(_ip)]] = []
+    """The IP addresses that our mail goes out from, IPv4 and IPv6. Empty: found from Postfix's smtp_bind_address,
+    smtp_bind_address6 and inet_interfaces. Behind address translation name the outer ones."""
+
+    domains: list[str] = []
+    """The domains that we send for: watched on domain lists, and tested by `milter-bounce check`."""
+
+    learn: bool = True
+    """Watch addresses too that refusals name as ours ("your IP [192.0.2.1]"): from the second refusal on."""
+
+    lists: list[str] = []
+    """The lists to watch, by zone. Empty: those of rules/blocklists.toml that are watched by default, and those with
+    a key in keys_file. A dead list is refused."""
+
+    without: list[str] = []
+    """Lists, by zone, that are not watched though they would be."""
+
+    interval_s: int = Field(900, ge=1, le=86_400)
+    """Seconds between two rounds; a list that a refusal names is asked at once."""
+
+    nameservers: list[Annotated[str, AfterValidator(_nameserver)]] = []
+    """Resolvers to ask. Empty: those of /etc/resolv.conf. Lists refuse public resolvers: run one of your own."""
+
+    timeout_s: float = Field(2.5, gt=0, le=30)
+    """Seconds that one try waits for an answer."""
+
+    attempts: int = Field(2, ge=1, le=5)
+    """Tries of each resolver before an answer counts as unknown."""
+
+    queries_per_second: float = Field(100.0, ge=0, le=100_000)
+    """Questions a second at most; 0: no limit. Free use of several lists ends at some 100,000 a day."""
+
+    in_flight: int = Field(100, ge=1, le=10_000)
+    """Questions under way at once, all lists together."""
+
+    in_flight_per_list: int = Field(8, ge=1, le=1000)
+    """Questions under way at once for one list, so that a list that never answers delays only itself."""
+
+    keys_file: str = ""
+    """File with the keys of paid lists: one line each, zone and key; readable by its owner alone."""
+
+    operators: bool = True
+    """Look up the MX of recipient domains whose operator is not known from the log; never while the MTA waits."""
+
+    operator_days: float = Field(7.0, gt=0, le=365)
+    """Days for which such an operator is believed, at most; the DNS's own time to live counts when it is shorter, but
+    an hour at least."""
+
+    helo: str = ""
+    """Name that our MTA greets with. Empty: Postfix's smtp_helo_name."""
+
+    selectors: list[str] = []
+    """DKIM selectors of our domains, each as "selector" (for all of dns.domains) or "selector._domainkey.example.com"."""
+
+
 class Settings(_Section):
     """milter-bounce.toml - every option at its default. Remove the # to change one."""
 
@@ -222,6 +300,7 @@ class Settings(_Section):
     policy: PolicySection = PolicySection()
     due: DueSection = DueSection()
     rules: RulesSection = RulesSection()
+    dns: DnsSection = DnsSection()
 
 
 _REMEDY: Final = {
