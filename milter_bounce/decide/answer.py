@@ -15,14 +15,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from milter_bounce.delivery import EnhancedStatus
-from milter_bounce.verdict import GATE_MARK, KEEP, AdviceKind, Answer, FailureClass, printable
+from milter_bounce.verdict import GATE_MARK, KEEP, AdviceKind, Answer, FailureClass, annotation, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from datetime import datetime
 
     from milter_bounce.delivery import DeliveryStatus
-    from milter_bounce.verdict import Block, Classification, Episode, Suppression
+    from milter_bounce.verdict import Classification, Standing
 
 TEXT_LIMIT: Final = 400
 """Characters of an answer: smtpd's reply lines end at 512 octets (RFC 5321, 4.5.3.1.5) and carry the address too."""
@@ -40,33 +40,6 @@ _DETAIL: Final = {
     "system-full": "3.1",
     "tls-failure": "7.5",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Backoff:
-    """A destination that is backed off as a whole."""
-
-    key: str
-    until: datetime
-    category: str
-    since: datetime | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """What is remembered of one recipient that matters before an attempt; all None for a stranger."""
-
-    suppression: Suppression | None = None
-    block: Block | None = None
-    """The block that stands against its destination, or the one lifted last (then `lifted_at` is set)."""
-
-    episode: Episode | None = None
-    category: str = "undetermined"
-    """Why the last attempt of the episode failed."""
-
-    backoff: Backoff | None = None
-    given_up: datetime | None = None
-    """When the schedule of the episode was used up; None while it runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,63 +98,53 @@ def _answer(status: str, text: str, rule: str = "") -> Answer:
 # -- the gate ---------------------------------------------------------------
 
 
-def gate(standing: Standing, now: datetime, on: GateSwitches) -> Answer:
+def gate(standing: Standing, on: GateSwitches) -> Answer:
     """Return what the queue manager is told about one recipient before an attempt.
 
     Returns: KEEP to let it go; a 4.x.x that keeps it in the queue without a
     connection; a 5.x.x that returns it. The text says until when, why and since when.
     """
-    if on.refuse_suppressed and standing.suppression is not None:
-        return suppressed(standing.suppression)
-    if on.give_up and standing.given_up is not None and standing.episode is not None:
-        episode = standing.episode
-        text = f"given up, {standing.category} since {_minute(episode.first_failure)}, {_attempts(episode.attempts)}"
-        return _answer("5.4.7", text)
-    block = standing.block
-    if on.hold_blocks and block is not None and block.lifted_at is None and now < block.ends:
-        return blocked(block, bounce=on.bounce_blocked)
-    return _early(standing, now) if on.hold_early else KEEP
-
-
-def _early(standing: Standing, now: datetime) -> Answer:
-    episode, backoff = standing.episode, standing.backoff
-    if episode is not None and episode.not_before is not None and now < episode.not_before:
-        text = (
-            f"not before {_minute(episode.not_before)}, {standing.category} since {_minute(episode.first_failure)}, "
-            f"attempt {episode.attempts + 1}"
-        )
-        return _answer("4." + _DETAIL.get(standing.category, "4.0"), text)
-    if backoff is not None and now < backoff.until:
-        since = f" since {_minute(backoff.since)}" if backoff.since is not None else ""
-        text = f"{backoff.key} not before {_minute(backoff.until)}, {backoff.category}{since}"
-        return _answer("4." + _DETAIL.get(backoff.category, "4.0"), text)
+    match standing.kind:
+        case AdviceKind.SUPPRESS if on.refuse_suppressed:
+            return suppressed(standing)
+        case AdviceKind.GIVE_UP if on.give_up:
+            tried = "1 attempt" if standing.attempts == 1 else f"{standing.attempts} attempts"
+            return _answer("5.4.7", f"given up after {tried}, {_why(standing)}", standing.rule)
+        case AdviceKind.HOLD if on.hold_blocks and standing.block is not None:
+            return _blocked(standing, bounce=on.bounce_blocked)
+        case AdviceKind.HOLD | AdviceKind.RETRY if on.hold_early and standing.until is not None:
+            return _early(standing)
     return KEEP
 
 
-def _attempts(count: int) -> str:
-    return "1 attempt" if count == 1 else f"{count} attempts"
+def _why(standing: Standing) -> str:
+    """Return category, since when and by which rule, as far as they are known."""
+    since = "" if standing.since is None else f" since {_minute(standing.since)}"
+    rule = f", rule {standing.rule}" if standing.rule else ""
+    return f"{standing.category or 'failing'}{since}{rule}"
 
 
-def blocked(block: Block, *, bounce: bool = False) -> Answer:
-    """Return the answer for mail to a destination that refuses us."""
-    why = f"{block.category} at {block.operator} since {_minute(block.began)}, rule {block.rule}"
+def _early(standing: Standing) -> Answer:
+    until = "now" if standing.until is None else _minute(standing.until)
+    detail = "7.1" if standing.kind is AdviceKind.HOLD else _DETAIL.get(standing.category, "4.0")
+    if standing.backoff is not None:
+        return _answer(f"4.{detail}", f"{standing.backoff} not before {until}, {_why(standing)}", standing.rule)
+    return _answer(
+        f"4.{detail}", f"not before {until}, {_why(standing)}, attempt {standing.attempts + 1}", standing.rule
+    )
+
+
+def _blocked(standing: Standing, *, bounce: bool) -> Answer:
     if bounce:
-        return _answer("5.7.1", f"not sent, {why}", block.rule)
-    probe = "" if block.probe_at is None else f", probe at {_minute(block.probe_at)}"
-    return _answer("4.7.1", f"held until lifted, {why}{probe}, ends {_minute(block.ends)}", block.rule)
+        return _answer("5.7.1", f"not sent, blocked by {standing.block}, {_why(standing)}", standing.rule)
+    until = "" if standing.until is None else f", next probe {_minute(standing.until)}"
+    return _answer("4.7.1", f"held until lifted, block {standing.block}, {_why(standing)}{until}", standing.rule)
 
 
-def starting(block: Block) -> Answer:
-    """Return the answer for mail to a destination whose block was lifted, and whose share is used up for now."""
-    lifted = "" if block.lifted_at is None else f" {_minute(block.lifted_at)}"
-    return _answer("4.7.1", f"waits its turn, block of {block.operator} lifted{lifted}, mail starts slowly", block.rule)
-
-
-def suppressed(suppression: Suppression) -> Answer:
-    """Return the answer for mail to a suppressed recipient."""
-    reason = f", {suppression.reason}" if suppression.reason else ""
-    since = _minute(suppression.since)
-    return _answer("5.1.1", f"suppressed since {since}, {suppression.category}{reason}", suppression.rule)
+def suppressed(standing: Standing) -> Answer:
+    """Return the answer for mail to a suppressed recipient: since when and why."""
+    reason = f", {standing.text}" if standing.text else ""
+    return _answer("5.1.1", f"suppressed, {_why(standing)}{reason}", standing.rule)
 
 
 # -- the status filter --------------------------------------------------------
@@ -216,13 +179,6 @@ def _wanted(verdict: Classification, on: CorrectSwitches) -> int | None:
     return None
 
 
-def annotation(verdict: Classification, was: EnhancedStatus | None = None) -> str:
-    """Return what stands in front of a status text: the verdict, and the code that was corrected."""
-    corrected = f" was={was}" if was is not None else ""
-    parts = f"class={verdict.class_} category={verdict.category} advice={verdict.advice} rule={verdict.rule}{corrected}"
-    return f"[{parts}] "
-
-
 def filtered(
     status: EnhancedStatus, text: str, verdict: Classification, answer: Answer, *, annotate: bool
 ) -> str | None:
@@ -238,8 +194,8 @@ def filtered(
     if status.class_ == 2 or verdict.gate or (answer.keep and not annotate):
         return None
     if answer.keep:
-        return f"{status} {annotation(verdict)}{text}"
-    return f"{answer.status} {annotation(verdict, status)}{text}"
+        return f"{status} {annotation(verdict)} {text}"
+    return f"{answer.status} {annotation(verdict, status)} {text}"
 
 
 # -- spellings ----------------------------------------------------------------

@@ -1,8 +1,8 @@
-"""Letting mail go again: one probe through a block that stands, a rising share after it is lifted.
+"""One probe through a block that stands.
 
 Goes in: who asks, about which block, when. Comes out: whether this one may go.
-Does not: know the time or the store; what was let through is counted here, in
-memory, and a restart begins anew - at worst one more probe.
+Does not: know the time or the store. What was let through is remembered here,
+in memory; a restart begins anew, at worst with one more probe.
 """
 
 from __future__ import annotations
@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from milter_bounce.verdict import Block
-
 SAME_QUESTION: Final = timedelta(seconds=1)
 """Postfix asks for ``user+ext@domain``, then for ``user@domain`` of one and the same recipient, at once."""
 
@@ -23,75 +21,42 @@ KEYS_LIMIT: Final = 10_000
 """Blocks that are followed at one time; a host with more of them is not sending mail any more."""
 
 
-@dataclass(slots=True)
-class _Passed:
-    """What was let through under one key since `since`."""
+@dataclass(frozen=True, slots=True)
+class _Claim:
+    """Who went as the probe of a block, and when."""
 
-    since: datetime
-    count: int = 0
-    last: str = ""
-    at: datetime | None = None
-
-    def same(self, address: str, now: datetime) -> bool:
-        """Return whether `address` is the recipient that went last, asked for once more."""
-        if self.at is None or now - self.at > SAME_QUESTION:
-            return False
-        user, _, domain = address.rpartition("@")
-        last_user, _, last_domain = self.last.rpartition("@")
-        return domain == last_domain and bool(user) and last_user.startswith(user)
+    address: str
+    at: datetime
 
 
-class Release:
-    """Counts what goes out to destinations that block us or did until lately.
+class Probes:
+    """Lets one recipient through per block, until the store has heard what became of it.
 
     Args:
-        probe_patience: after this long without news of a probe another one goes.
-        step: length of one step after a block is lifted.
-        steps: after so many mail is free again.
+        patience: after this long without news (the block still asks for a probe) another one goes.
     """
 
-    def __init__(self, probe_patience: timedelta, step: timedelta, steps: int) -> None:
-        self._patience, self._step, self._steps = probe_patience, step, steps
-        self._probes: dict[str, _Passed] = {}
-        self._shares: dict[str, _Passed] = {}
+    def __init__(self, patience: timedelta) -> None:
+        self._patience = patience
+        self._claims: dict[str, _Claim] = {}
 
-    def probe(self, block: Block, address: str, now: datetime) -> bool:
-        """Return whether `address` may go as the one probe of a block that stands."""
-        if block.probe_at is None or now < block.probe_at:
-            return False
-        passed = self._probes.get(block.key)
-        if passed is not None and passed.since == block.probe_at:
-            if passed.at is not None and now - passed.at < self._patience:
-                return passed.same(address, now)
-        elif len(self._probes) >= KEYS_LIMIT:
-            self._probes.clear()
-        self._probes[block.key] = _Passed(block.probe_at, 1, address, now)
+    def claim(self, block: str, address: str, now: datetime) -> bool:
+        """Return whether `address` may go as the probe of the block with that key."""
+        last = self._claims.get(block)
+        if last is not None and now - last.at < self._patience:
+            return now - last.at <= SAME_QUESTION and _same(address, last.address)
+        if len(self._claims) >= KEYS_LIMIT:
+            self._claims.clear()
+        self._claims[block] = _Claim(address, now)
         return True
 
-    def allowance(self, lifted_at: datetime, now: datetime) -> int | None:
-        """Return how many may have gone since a block was lifted: 1, 3, 7 ... step by step; None = no limit."""
-        step = max(0, (now - lifted_at) // self._step)
-        return None if step >= self._steps else 2 ** (step + 1) - 1
+    def settle(self, blocks_waiting: frozenset[str]) -> None:
+        """Forget the claims of blocks that wait for no probe any more: their next one may go at once."""
+        self._claims = {key: claim for key, claim in self._claims.items() if key in blocks_waiting}
 
-    def share(self, block: Block, address: str, now: datetime) -> bool:
-        """Return whether `address` may go to a destination whose block was lifted."""
-        if block.lifted_at is None or (allowed := self.allowance(block.lifted_at, now)) is None:
-            return True
-        passed = self._shares.get(block.key)
-        if passed is None or passed.since != block.lifted_at:
-            if len(self._shares) >= KEYS_LIMIT:
-                self._shares.clear()
-            passed = self._shares[block.key] = _Passed(block.lifted_at)
-        if passed.same(address, now):
-            return True
-        if passed.count >= allowed:
-            return False
-        passed.count, passed.last, passed.at = passed.count + 1, address, now
-        return True
 
-    def left(self, block: Block, now: datetime) -> int | None:
-        """Return how many more may go to a destination whose block was lifted; None = no limit."""
-        if block.lifted_at is None or (allowed := self.allowance(block.lifted_at, now)) is None:
-            return None
-        passed = self._shares.get(block.key)
-        return allowed - passed.count if passed is not None and passed.since == block.lifted_at else allowed
+def _same(address: str, claimed: str) -> bool:
+    """Return whether `address` is the recipient `claimed`, with or without its extension."""
+    user, _, domain = address.rpartition("@")
+    claimed_user, _, claimed_domain = claimed.rpartition("@")
+    return domain == claimed_domain and bool(user) and claimed_user.startswith(user)
