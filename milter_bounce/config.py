@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 import textwrap
 import tomllib
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -281,6 +281,47 @@ class DnsSection(_Section):
     """DKIM selectors of our domains, each as "selector" (for all of dns.domains) or "selector._domainkey.example.com"."""
 
 
+class TokenSection(_Section):
+    """The report token: which reports are believed. Without keys only this MTA's own reports are."""
+
+    keys: str = "/etc/milter-bounce/keys"
+    """Folder of the keys (`milter-bounce keys new`), mode 0400 each; the youngest one stamps, all are believed. Copy
+    them to every host of a fleet."""
+
+    stamp: bool = True
+    """Put X-Milter-Bounce-Token on outgoing mail, when there is a key."""
+
+    networks: list[str] = ["127.0.0.0/8", "::1/128"]
+    """Clients in these networks send outgoing mail; so do authenticated clients and sendmail(1)."""
+
+    max_age_days: int = Field(14, ge=1, le=365)
+    """Days that a token is believed: longer than any queue keeps a message (Postfix: 5 days) and its report another."""
+
+    verp: list[str] = []
+    """VERP patterns of our lists: bounce+{user}={domain}@lists.example.com names the recipient and proves nothing;
+    with {tag} (bounce+{tag}={user}={domain}@...; addresses by `milter-bounce keys verp`) it is a proof."""
+
+    on_forged: Literal["accept", "reject", "quarantine"] = "accept"
+    """What becomes of a delivery report that returns our message's headers with a wrong token, or none where all our
+    mail has one: accept (it is only not believed), reject, or quarantine (Postfix's hold queue)."""
+
+    @field_validator("networks")
+    @classmethod
+    def _networks(cls, value: list[str]) -> list[str]:
+        for network in value:
+            ip_network(network)
+        return value
+
+    @field_validator("verp")
+    @classmethod
+    def _verp(cls, value: list[str]) -> list[str]:
+        for pattern in value:
+            fields = sorted(re.findall(r"\{(.*?)\}", pattern))
+            if fields not in (["domain", "user"], ["domain", "tag", "user"]):
+                raise ValueError("a VERP pattern holds {user} and {domain} once each, and {tag} if keyed")
+        return value
+
+
 class Settings(_Section):
     """milter-bounce.toml - every option at its default. Remove the # to change one."""
 
@@ -299,6 +340,7 @@ class Settings(_Section):
     correct: CorrectSection = CorrectSection()
     policy: PolicySection = PolicySection()
     due: DueSection = DueSection()
+    token: TokenSection = TokenSection()
     rules: RulesSection = RulesSection()
     dns: DnsSection = DnsSection()
 

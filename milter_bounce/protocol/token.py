@@ -1,0 +1,167 @@
+"""The report token: a header of ours on outgoing mail that a genuine report brings back.
+
+Goes in: envelope, Message-ID, day, keys. Comes out: the header's value, or
+whether a returned one proves that a report is about our message and recipient.
+Does not: read keys from disk or know the day (both are arguments).
+
+The value is ``v1; k=KEY; d=DAY; m=MAC; r=MAC,MAC...`` - DAY counts days since
+1970-01-01 UTC; ``m`` covers version, key, day, envelope sender and Message-ID;
+each ``r`` one recipient besides. ``r=*`` stands for more recipients than
+`RECIPIENT_CAP`: then the token covers the message as a whole, whoever got it.
+
+STRENGTH
+    HMAC-SHA256 (RFC 2104, RFC 6234), ``m`` cut to 128 bits, ``r`` to 48: a forger
+    needs a token that we made for a message of the same sender, and then one try
+    in 2^48 for each further recipient. Who received a message of ours can forge a
+    report about himself, and nobody else.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+HEADER_NAME: Final = "X-Milter-Bounce-Token"
+VERSION: Final = "v1"
+MAC_BYTES: Final = 16
+"""128 bits: RFC 2104, 5 asks for half the hash's length at least."""
+
+RECIPIENT_MAC_BYTES: Final = 6
+RECIPIENT_CAP: Final = 50
+"""Recipients with a MAC of their own: eight characters each, 450 bytes of header in all. Above it ``r=*``."""
+
+VALUE_LIMIT: Final = 1000
+"""Characters of a returned value that are looked at; ours are shorter (RFC 5322, 2.1.1: 998 a line)."""
+
+DAY_SLACK: Final = 1
+"""Days into the future that are believed: the hosts of a fleet disagree about midnight."""
+
+VERP_TAG_BYTES: Final = 5
+"""40 bits as eight base32 characters: local parts end at 64 characters (RFC 5321, 4.5.3.1.1) and may lose their case."""
+
+KEY_ID: Final = re.compile(r"[0-9a-z]{1,16}")
+_VALUE: Final = re.compile(
+    r"v1; k=([0-9a-z]{1,16}); d=([0-9]{1,6}); m=([A-Za-z0-9_-]{22}); r=(\*|[A-Za-z0-9_-]{8}(?:,[A-Za-z0-9_-]{8})*)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A secret with its name; `made` is its day, the youngest key stamps."""
+
+    id: str
+    secret: bytes = field(repr=False)
+    made: int = 0
+
+
+class Keyring:
+    """All keys that are believed; the youngest one stamps."""
+
+    def __init__(self, keys: Iterable[Key] = ()) -> None:
+        self.keys: Mapping[str, Key] = {key.id: key for key in keys}
+        self.stamping = max(self.keys.values(), key=lambda k: (k.made, k.id), default=None)
+
+    def __bool__(self) -> bool:
+        return bool(self.keys)
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """Whether something was shown genuine, and why or why not, in words."""
+
+    genuine: bool
+    reason: str
+
+
+def fold_address(address: str) -> str:
+    """Return an address as it is compared: no brackets, lower case.
+
+    RFC 5321, 2.4 leaves the local part its case, but receivers change it in their reports.
+    """
+    return address.strip().removeprefix("<").removesuffix(">").lower()
+
+
+def _mac(key: Key, size: int, *words: str) -> str:
+    text = "\0".join((VERSION, key.id, *words)).encode("utf-8", "surrogateescape")
+    return base64.urlsafe_b64encode(hmac.new(key.secret, text, hashlib.sha256).digest()[:size]).decode().rstrip("=")
+
+
+def mint(key: Key, day: int, sender: str, message_id: str, recipients: Iterable[str]) -> str:
+    """Return the header's value for one outgoing message."""
+    message = ("message", str(day), fold_address(sender), message_id)
+    each = list(dict.fromkeys(map(fold_address, recipients)))
+    macs = [_mac(key, RECIPIENT_MAC_BYTES, "recipient", *message[1:], r) for r in each[: RECIPIENT_CAP + 1]]
+    covered = "*" if not macs or len(each) > RECIPIENT_CAP else ",".join(macs)
+    return f"{VERSION}; k={key.id}; d={day}; m={_mac(key, MAC_BYTES, *message)}; r={covered}"
+
+
+def check(
+    value: str,
+    keyring: Keyring,
+    *,
+    today: int,
+    max_age: int,
+    senders: Iterable[str],
+    message_id: str | None,
+    recipients: Iterable[str | None],
+) -> Proof:
+    """Return whether a returned token proves a report about one recipient.
+
+    Args:
+        value: the field as it came back; folding and blanks are forgiven.
+        keyring: the keys that are believed.
+        today: days since 1970-01-01 UTC.
+        max_age: days that a token is believed.
+        senders: the addresses that the report came to: one of them sent the message.
+        message_id: of the returned message.
+        recipients: final and original recipient of the status; one of them must be covered.
+    """
+    found = _VALUE.fullmatch(" ".join(value[:VALUE_LIMIT].split()).replace(", ", ","))
+    if found is None:
+        return Proof(False, "the token is malformed or cut")
+    key_id, day, mac, covered = found[1], int(found[2]), found[3], found[4]
+    key = keyring.keys.get(key_id)
+    if key is None:
+        return Proof(False, f"the token's key {key_id} is not among ours")
+    if not today - max_age <= day <= today + DAY_SLACK:
+        return Proof(False, f"the token is of day {day}, today is {today} and it is believed for {max_age} days")
+    if not message_id:
+        return Proof(False, "the report returns no Message-ID for the token to cover")
+    for sender in map(fold_address, senders):
+        words = (str(day), sender, message_id)
+        if hmac.compare_digest(_mac(key, MAC_BYTES, "message", *words), mac):
+            return _covers(key, words, covered, [fold_address(r) for r in recipients if r])
+    return Proof(False, "the token is not for a message of the address that the report came to")
+
+
+def _covers(key: Key, words: tuple[str, str, str], covered: str, recipients: list[str]) -> Proof:
+    if covered == "*":
+        return Proof(True, f"token of key {key.id} for the whole message")
+    macs = covered.split(",")[:RECIPIENT_CAP]
+    for recipient in recipients:
+        own = _mac(key, RECIPIENT_MAC_BYTES, "recipient", *words, recipient)
+        if any(hmac.compare_digest(own, mac) for mac in macs):
+            return Proof(True, f"token of key {key.id} covers the recipient")
+    return Proof(False, "the token is ours but does not cover this recipient")
+
+
+def verp_tag(key: Key, recipient: str) -> str:
+    """Return the tag of a keyed VERP address for `recipient`: eight characters, case does not matter."""
+    words = "\0".join((VERSION, key.id, "verp", fold_address(recipient))).encode("utf-8", "surrogateescape")
+    digest = hmac.new(key.secret, words, hashlib.sha256).digest()[:VERP_TAG_BYTES]
+    return base64.b32encode(digest).decode().lower()
+
+
+def check_verp_tag(tag: str, keyring: Keyring, recipient: str) -> Proof:
+    """Return whether `tag` is ours for `recipient`, under any key of the ring."""
+    fits = [
+        hmac.compare_digest(verp_tag(key, recipient), tag.lower()) for key in keyring.keys.values() if tag.isascii()
+    ]
+    return Proof(True, "keyed VERP address") if any(fits) else Proof(False, "the VERP tag is not ours")
