@@ -7,6 +7,7 @@ Does not: decide. The vocabulary is TAXONOMY's: class, advice, category, scope.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 if TYPE_CHECKING:
     from datetime import datetime, timedelta
 
-    from .delivery import DeliveryStatus
+    from .delivery import DeliveryStatus, EnhancedStatus
 
 
 class FailureClass(StrEnum):
@@ -152,6 +153,45 @@ class Episode:
     delay: timedelta | None = None
     """The last waiting time advised; the next is twice as long."""
 
+    category: str = ""
+    """What the last failure was."""
+
+    rule: str = ""
+    block: str | None = None
+    """Key of the block that the last failure belongs to."""
+
+    given_up: datetime | None = None
+    """When the schedule was used up; a message that first fails later starts a new episode."""
+
+
+class BlockState(StrEnum):
+    """How far a block is from being over."""
+
+    HELD = "held"
+    """Nothing passes but one probe now and then."""
+
+    TRIAL = "trial"
+    """Lifted, not yet proved: the next message is the probe, the rest waits for its word."""
+
+    RAMP = "ramp"
+    """A probe was delivered: a rising share passes."""
+
+    CLOSED = "closed"
+    """Over; kept for the record."""
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """A destination that is left in peace for a while: too many connections, too fast, out of order."""
+
+    key: str
+    """The operator, else the domain."""
+
+    since: datetime
+    not_before: datetime
+    delay: timedelta
+    category: str
+
 
 @dataclass(frozen=True, slots=True)
 class Block:
@@ -177,6 +217,15 @@ class Block:
     lifted_at: datetime | None = None
     lifted_by: str | None = None
     """``dns:ZONE``, ``probe``, ``expired`` or the name of the person, for the record."""
+
+    state: BlockState = BlockState.HELD
+    probe_after: timedelta | None = None
+    """From one refused probe to the next; None = no probes."""
+
+    ramp_from: datetime | None = None
+    """Since when a rising share passes."""
+
+    last_refusal: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +255,11 @@ class History:
 
     block: Block | None = None
     suppression: Suppression | None = None
+    backoff: Backoff | None = None
+    """The back-off that the destination is or was last under."""
+
+    message_since: datetime | None = None
+    """When this message first failed for this recipient; None = it did not before."""
 
 
 EMPTY_HISTORY: Final = History()
@@ -227,6 +281,12 @@ class Advice:
     backoff: str | None = None
     """Key of the destination that is backed off as a whole."""
 
+    backoff_until: datetime | None = None
+    """Until when it is; None where no back-off begins."""
+
+    counts: FailureClass = FailureClass.NONE
+    """``soft`` or ``hard`` where the message went undelivered and counts towards that limit of its recipient."""
+
     reason: str = ""
     """Which figure decided, in words: ``schedule guide``, ``stated in the reply``, ``soft limit 4 in 30 d``."""
 
@@ -242,6 +302,97 @@ class Outcome:
     """For a report: shown genuine or not (DESIGN.md section 7); None where the question does not arise."""
 
     genuine_reason: str = ""
+
+
+class NoticeKind(StrEnum):
+    """What came to an end or began."""
+
+    DELIVERED = "delivered"
+    GAVE_UP = "gave-up"
+    SUPPRESSED = "suppressed"
+    UNSUPPRESSED = "unsuppressed"
+    BACKED_OFF = "backed-off"
+    BLOCK_BEGAN = "block-began"
+    BLOCK_RENEWED = "block-renewed"
+    BLOCK_LIFTED = "block-lifted"
+    BLOCK_EASED = "block-eased"
+    BLOCK_ENDED = "block-ended"
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Something that changed for a recipient or a destination: one line in the log.
+
+    A block's beginning also goes to the administrator.
+    """
+
+    kind: NoticeKind
+    key: str
+    """The recipient, the block's key or the destination."""
+
+    at: datetime
+    queue_id: str | None = None
+    operator: str | None = None
+    category: str | None = None
+    rule: str | None = None
+    attempts: int | None = None
+    """Failed attempts of the episode, or refusals of the block."""
+
+    since: datetime | None = None
+    until: datetime | None = None
+    """The next probe of a block, the end of a back-off."""
+
+    by: str | None = None
+    """Who or what lifted a block: ``dns:ZONE``, ``probe``, ``delivery``, ``expired`` or a person."""
+
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What stands in the way of one recipient now: what the gate and the policy service answer from."""
+
+    kind: AdviceKind = AdviceKind.NONE
+    """none = let it pass; retry = before its time; hold = blocked; give-up = schedule used up; suppress."""
+
+    until: datetime | None = None
+    since: datetime | None = None
+    category: str = ""
+    rule: str = ""
+    text: str = ""
+    """Why, in words; for a suppression its reason."""
+
+    attempts: int = 0
+    block: str | None = None
+    backoff: str | None = None
+    probe: str | None = None
+    """Key of a block whose next probe this recipient may be."""
+
+
+FREE: Final = Standing()
+
+GATE_MARK: Final = "milter-bounce: "
+"""How each text of the queue gate begins after its status: ``4.7.1 milter-bounce: held until ...``."""
+
+_ANNOTATION: Final = re.compile(
+    r"\[class=[a-z]{1,10} category=[a-z-]{1,40} advice=[a-z-]{1,12} rule=[A-Za-z0-9._-]{1,80}"
+    r"(?: was=[245]\.[0-9]{1,3}\.[0-9]{1,3})?\] ?"
+)
+
+
+def annotation(verdict: Classification, was: EnhancedStatus | None = None) -> str:
+    """Return what the status filter puts before the original text; `strip_annotation` takes it off again.
+
+    `was` is the code before a correction.
+    """
+    before = "" if was is None else f" was={was}"
+    parts = f"class={verdict.class_} category={verdict.category} advice={verdict.advice} rule={verdict.rule}{before}"
+    return f"[{parts}]"
+
+
+def strip_annotation(text: str) -> str:
+    """Return `text` without the annotations of our own status filter, so that the original is what is judged."""
+    return _ANNOTATION.sub("", text) if "[class=" in text else text
 
 
 TEXT_LIMIT: Final = 512
@@ -332,6 +483,38 @@ def log_line(outcome: Outcome) -> str:
     return ", ".join(fields)
 
 
+_RECIPIENT_NOTICES: Final = {
+    NoticeKind.DELIVERED,
+    NoticeKind.GAVE_UP,
+    NoticeKind.SUPPRESSED,
+    NoticeKind.UNSUPPRESSED,
+}
+
+
+def notice_line(notice: Notice) -> str:
+    """Return the one log line of a notice, without time stamp and program name; the order of fields never changes."""
+    if notice.kind in _RECIPIENT_NOTICES:
+        fields = [f"{printable(notice.queue_id or 'NOQUEUE', 64)}: to={_bracketed(notice.key)}"]
+    else:
+        key = "backoff" if notice.kind is NoticeKind.BACKED_OFF else "block"
+        fields = [f"{key}={printable(notice.key, 255)}"]
+    named = {
+        "operator": notice.operator,
+        "notice": str(notice.kind),
+        "category": notice.category,
+        "rule": notice.rule,
+        "attempts": notice.attempts,
+        "since": stamp(notice.since),
+        "hours": None if notice.since is None else f"{(notice.at - notice.since).total_seconds() / 3600:.1f}",
+        "until": stamp(notice.until),
+        "by": notice.by,
+    }
+    fields += [f"{name}={printable(str(value), 255)}" for name, value in named.items() if value is not None]
+    if notice.text:
+        fields.append(f"text={_quoted(notice.text)}")
+    return ", ".join(fields)
+
+
 def status_fields(status: DeliveryStatus, verdict: Classification) -> dict[str, object]:
     """Return one recipient of the command line's JSON (DESIGN.md section 9); "not stated" is null."""
     return {
@@ -397,6 +580,3 @@ class Answer:
 
 
 KEEP: Final = Answer()
-
-GATE_MARK: Final = "milter-bounce: "
-"""How every text of our own begins that comes back in the MTA's log: gate, policy service, Sendmail map."""
