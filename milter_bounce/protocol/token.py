@@ -88,6 +88,11 @@ def fold_address(address: str) -> str:
     return address.strip().removeprefix("<").removesuffix(">").lower()
 
 
+def fold_message_id(value: str) -> str:
+    """Return a Message-ID as it is covered: no blanks, no brackets."""
+    return "".join(value.split()).removeprefix("<").removesuffix(">")
+
+
 def _mac(key: Key, size: int, *words: str) -> str:
     text = "\0".join((VERSION, key.id, *words)).encode("utf-8", "surrogateescape")
     return base64.urlsafe_b64encode(hmac.new(key.secret, text, hashlib.sha256).digest()[:size]).decode().rstrip("=")

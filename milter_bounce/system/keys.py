@@ -1,0 +1,93 @@
+"""Keys of the report token on disk: made, read, refused when others can read them.
+
+A key is a file ``ID.key`` in the keys folder: one line ``v1 DAY HEX``. Its mode must
+be 0400 or 0600 and its owner root or the program's own user; anything else is refused,
+since whoever reads a key can forge reports.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import stat
+import time
+from typing import TYPE_CHECKING, Final
+
+from milter_bounce.protocol.token import KEY_ID, Key, Keyring
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SECRET_BYTES: Final = 32
+KEYS_LIMIT: Final = 64
+"""Keys in one folder: a rotation a week for a year, and then some."""
+
+DAY_S: Final = 86_400
+
+
+class KeyFault(Exception):  # noqa: N818 - KeyError is Python's own
+    """A key that cannot be used; the text names file and remedy."""
+
+
+def today() -> int:
+    """Return the day in UTC, counted from 1970-01-01."""
+    return int(time.time() // DAY_S)
+
+
+def read_key(path: Path) -> Key:
+    """Return the key in one file.
+
+    Raises:
+        KeyFault: not readable, of the wrong mode or owner, or not a key; with the remedy.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        raise KeyFault(f"{path}: cannot be read: {error.strerror}") from None
+    with os.fdopen(handle, "rb") as file:
+        facts = os.fstat(handle)
+        if not stat.S_ISREG(facts.st_mode) or facts.st_mode & 0o077:
+            raise KeyFault(f"{path}: others can read it (mode {stat.S_IMODE(facts.st_mode):04o}): chmod 0400 {path}")
+        if facts.st_uid not in {0, os.geteuid()}:
+            raise KeyFault(f"{path}: belongs to user {facts.st_uid}: chown it to the user of milter-bounce")
+        words = file.read(1024).split()
+    if len(words) != 3 or words[0] != b"v1" or not words[1].isdigit() or len(words[2]) != 2 * SECRET_BYTES:
+        raise KeyFault(f"{path}: is no key; make one with `milter-bounce keys new`")
+    try:
+        secret = bytes.fromhex(words[2].decode("ascii"))
+    except ValueError:
+        raise KeyFault(f"{path}: is no key; make one with `milter-bounce keys new`") from None
+    return Key(path.stem, secret, int(words[1]))
+
+
+def read_keyring(folder: Path) -> tuple[Keyring, list[str]]:
+    """Return the keys of `folder`, and one line for each that was refused; no folder is an empty ring."""
+    keys, refused = [], []
+    try:
+        paths = sorted(path for path in folder.glob("*.key") if KEY_ID.fullmatch(path.stem))
+    except OSError as error:
+        return Keyring(), [f"{folder}: cannot be read: {error.strerror}"]
+    for path in paths[-KEYS_LIMIT:]:
+        try:
+            keys.append(read_key(path))
+        except KeyFault as error:
+            refused.append(str(error))
+    return Keyring(keys), refused
+
+
+def new_key(folder: Path) -> Path:
+    """Make a key in `folder` and return its path.
+
+    Raises:
+        KeyFault: the folder cannot be written.
+    """
+    name = f"{today()}{secrets.token_hex(2)}"
+    path = folder / f"{name}.key"
+    try:
+        folder.mkdir(mode=0o750, parents=True, exist_ok=True)
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o400)
+    except OSError as error:
+        raise KeyFault(f"{path}: cannot be made: {error.strerror}; run it as root or name a folder") from None
+    with os.fdopen(handle, "w") as file:
+        file.write(f"v1 {today()} {secrets.token_hex(SECRET_BYTES)}\n")
+    return path
