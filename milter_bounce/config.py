@@ -80,6 +80,107 @@ class StoreSection(_Section):
     path: str = "/var/lib/milter-bounce/state.db"
     """The SQLite file, shared by all programs of this host; its folder must be theirs to write."""
 
+    lock_wait_s: float = Field(5.0, ge=0, le=60)
+    """How long a program waits while another one writes. The gate never waits."""
+
+    episodes_days: float = Field(14.0, ge=3, le=365)
+    """A recipient that was neither mailed nor failed for so long starts anew; suppressions stay."""
+
+    counts_days: float = Field(90.0, ge=1, le=3650)
+    """How long the hourly counts per operator and category are kept."""
+
+    blocks_days: float = Field(90.0, ge=1, le=3650)
+    """How long blocks stay on record after they ended."""
+
+    waiting_days: float = Field(10.0, ge=1, le=60)
+    """How long a queue ID is remembered that left the queue unseen; above Postfix's maximal_queue_lifetime."""
+
+    operators_days: float = Field(90.0, ge=1, le=3650)
+    """How long it is remembered who runs the mail of a domain, after the last mail to it."""
+
+
+def _minutes(value: tuple[float, float]) -> tuple[float, float]:
+    if not 0 < value[0] <= value[1]:
+        raise ValueError("give least and most minutes before the first retry, for example [5, 15]")
+    return value
+
+
+def _category(value: str) -> str:
+    if value not in CATEGORIES:
+        raise ValueError("no such category; TAXONOMY lists them, for example greylisted")
+    return value
+
+
+class AdviceSection(_Section):
+    """When a failed message is tried again, and when no more."""
+
+    schedule: Literal["guide", "prompt"] = "guide"
+    """guide: first retry 2-4 h after the first soft failure, doubling, 48 h in all. prompt: the same, but 5-30 min first
+    for connection, DNS, TLS and system errors and busy mailboxes. Greylisting is retried in minutes by both."""
+
+    categories: dict[
+        Annotated[str, AfterValidator(_category)], Annotated[tuple[float, float], AfterValidator(_minutes)]
+    ] = {}
+    """A category's own first retry: { mailbox-full = [240, 480] } draws it between 240 and 480 minutes."""
+
+    give_up_after_h: float = Field(48.0, gt=0, le=240)
+    """Nothing is tried later than this after the first failure."""
+
+    retry_after_min_m: float = Field(1.0, gt=0, le=1440)
+    """A waiting time that the reply itself states is honoured, but not below so many minutes ..."""
+
+    retry_after_max_h: float = Field(24.0, gt=0, le=240)
+    """... and not above so many hours."""
+
+    hard_limit: int = Field(1, ge=1, le=10)
+    """Undelivered messages with a permanent failure of the address after which it is suppressed."""
+
+    soft_limit: int = Field(4, ge=1, le=100)
+    """Undelivered messages with a soft failure within soft_window_days after which it is suppressed; a delivery resets
+    the count."""
+
+    soft_window_days: float = Field(30.0, gt=0, le=365)
+    """The window of soft_limit."""
+
+    backoff_threshold: int = Field(3, ge=1, le=1000)
+    """Messages that a domain fails for reasons of its own (rate, network, system) before the whole domain is left in
+    peace; for a large operator block.threshold stands instead."""
+
+    backoff_min_m: float = Field(10.0, gt=0, le=1440)
+    """The first pause of such a domain in minutes; each next one is twice as long ..."""
+
+    backoff_max_m: float = Field(60.0, gt=0, le=1440)
+    """... up to this."""
+
+    time_scale: float = Field(1.0, gt=0, le=1)
+    """For demonstrations and tests: every time of this section and of block is multiplied by it; 0.000277778 makes
+    seconds of hours."""
+
+
+class BlockSection(_Section):
+    """Destinations that refuse us: when one counts as blocked, and how it comes free again."""
+
+    threshold: int = Field(10, ge=1, le=100_000)
+    """Messages that a large operator (one that the rules know by name) refuses within window_m before it counts as
+    blocked; a delivery in between takes one off. A domain of its own is blocked at once."""
+
+    window_m: float = Field(60.0, gt=0, le=10_080)
+    """The window of the threshold in minutes."""
+
+    probe_after_4xx_h: float = Field(4.0, ge=0, le=240)
+    """Hours after a refusal with 4xx until one message is let through to learn whether the block still stands;
+    0 = never."""
+
+    probe_after_5xx_h: float = Field(24.0, ge=0, le=240)
+    """The same after a refusal with 5xx."""
+
+    max_days: float = Field(7.0, gt=0, le=90)
+    """A block ends by itself after so many days."""
+
+    ramp_m: float = Field(60.0, ge=0, le=1440)
+    """After a successful probe the share of recipients that may pass doubles from 1/16 to all within so many
+    minutes."""
+
 
 class RulesSection(_Section):
     """The rules that classify."""
@@ -196,12 +297,6 @@ class DueSection(_Section):
 
     per_second: float = Field(20.0, gt=0, le=1000)
     """Messages asked for in one second at most."""
-
-    ramp_step_s: float = Field(60.0, gt=0, le=86_400)
-    """After a block is lifted one message goes first; each step then allows twice as many as the one before."""
-
-    ramp_steps: int = Field(12, ge=1, le=30)
-    """Steps after which mail to the destination is free again: 12 let 4,095 messages through before."""
 
 
 def _ip(value: str) -> str:
@@ -341,6 +436,8 @@ class Settings(_Section):
     policy: PolicySection = PolicySection()
     due: DueSection = DueSection()
     token: TokenSection = TokenSection()
+    advice: AdviceSection = AdviceSection()
+    block: BlockSection = BlockSection()
     rules: RulesSection = RulesSection()
     dns: DnsSection = DnsSection()
 
