@@ -102,9 +102,5 @@ def send_ok(text: str) -> bytes:
 
 
 NOTFOUND: Final = b"9:NOTFOUND ,"
-"""The answer that the key is not in the map: for us always "no opinion"."""
-
-
-def send_perm(reason: str) -> bytes:
-    """Return the answer that there is no such map; a temporary failure is never sent: it would hold mail up."""
-    return _reply(b"PERM", reason)
+"""The answer that the key is not in the map: for us always "no opinion". TEMP and PERM are never sent: a temporary
+failure would hold mail up, and a map that we do not know is the administrator's typing error, not the mail's."""

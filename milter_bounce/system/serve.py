@@ -1,0 +1,237 @@
+"""Sockets for protocol cores: one event loop, many connections, nobody waits.
+
+Goes in: a listening address, a protocol core (``protocol``) and a function that
+answers its events at once. Does not: know what is asked.
+
+Limits: connections per socket; a question that has begun must end within
+`request_s`, a silent connection is closed after `idle_s`; a client that asks
+and never reads is not read from any more. Whoever is closed gets "no opinion"
+by the MTA's own rules.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import grp
+import os
+import socket
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Protocol, Self
+
+from milter_bounce.protocol import ProtocolError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+SWEEP_S: Final = 1.0
+BACKLOG: Final = 1024
+"""Connections that may wait to be accepted: all delivery agents of a busy host at once."""
+
+
+class Core(Protocol):
+    """What a protocol core is to a socket."""
+
+    @property
+    def pending(self) -> bool:
+        """Whether a question has begun and not ended."""
+
+    def receive(self, data: bytes) -> Iterable[Any]:
+        """Yield the questions that are complete."""
+
+
+@dataclass(slots=True)
+class Service:
+    """One listening socket: what is spoken on it, who answers, and its limits."""
+
+    name: str
+    address: str
+    """``unix:/path`` or ``inet:PORT@HOST``."""
+
+    core: Callable[[], Core]
+    answer: Callable[[Any], bytes | None]
+    """Makes the bytes of an answer; None closes the connection."""
+
+    connections: int = 1000
+    idle_s: float = 300
+    request_s: float = 10
+    warn: Callable[[str], object] = print
+    open: set[_Conversation] = field(default_factory=set)
+    refused: int = 0
+    """Connections that were one too many."""
+
+    broken: int = 0
+    """Conversations that ended in bytes that are no question."""
+
+
+class _Conversation(asyncio.Protocol):
+    """One connection: bytes to the core, events to the answerer, bytes back."""
+
+    __slots__ = ("_core", "_loop", "_service", "_transport", "begun", "heard")
+
+    def __init__(self, service: Service, loop: asyncio.AbstractEventLoop) -> None:
+        self._service, self._loop, self._core = service, loop, service.core()
+        self._transport: asyncio.Transport | None = None
+        self.heard = loop.time()
+        self.begun: float | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - stream servers only
+        self._transport = transport
+        service = self._service
+        if len(service.open) >= service.connections:
+            service.refused += 1
+            if service.refused & (service.refused - 1) == 0:  # 1, 2, 4 ...: a flood fills no log
+                service.warn(f"{service.name}: more than {service.connections} connections; {service.refused} refused")
+            transport.abort()
+            return
+        service.open.add(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        del exc
+        self._service.open.discard(self)
+
+    def data_received(self, data: bytes) -> None:
+        answers: list[bytes] = []
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return
+        try:
+            for event in self._core.receive(data):
+                answer = self._service.answer(event)
+                if answer is None:
+                    transport.write(b"".join(answers))
+                    transport.close()
+                    return
+                answers.append(answer)
+        except ProtocolError as error:
+            self._service.broken += 1
+            transport.write(b"".join(answers) + error.reply)
+            transport.close()
+            return
+        self.heard = self._loop.time()
+        self.begun = (self.heard if answers or self.begun is None else self.begun) if self._core.pending else None
+        if answers:
+            transport.write(answers[0] if len(answers) == 1 else b"".join(answers))
+
+    def pause_writing(self) -> None:
+        if self._transport is not None:
+            self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        if self._transport is not None:
+            self._transport.resume_reading()
+
+    def overdue(self, now: float) -> bool:
+        """Return whether a question takes too long to end, or nothing was heard for too long."""
+        service = self._service
+        return now - self.heard > service.idle_s or (self.begun is not None and now - self.begun > service.request_s)
+
+    def end(self) -> None:
+        """Close at once, whatever is still to be written."""
+        if self._transport is not None:
+            self._transport.abort()
+
+
+def _unix_socket(path: Path, group: str) -> socket.socket:
+    """Return a listening socket at `path`: folder made, mode 0660, group set, then moved over what stood there.
+
+    Moved, not bound in place: there is no moment in which nobody listens, and an old socket needs no removal.
+    """
+    if not path.parent.is_dir():
+        path.parent.mkdir(mode=0o750, parents=True)
+        _give(path.parent, group)
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    fresh.unlink(missing_ok=True)
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        listening.bind(str(fresh))
+        fresh.chmod(0o660)
+        _give(fresh, group)
+        listening.listen(BACKLOG)
+        fresh.replace(path)
+    except OSError:
+        listening.close()
+        fresh.unlink(missing_ok=True)
+        raise
+    return listening
+
+
+def _give(path: Path, group: str) -> None:
+    if group:
+        try:
+            os.chown(path, -1, grp.getgrnam(group).gr_gid)
+        except KeyError:
+            raise OSError(0, f"no group {group}; set answer.socket_group") from None
+
+
+def listen(address: str, group: str) -> socket.socket:
+    """Return a listening socket for ``unix:/path`` or ``inet:PORT@HOST``.
+
+    Raises:
+        OSError: it cannot be made; names the address.
+    """
+    kind, _, place = address.partition(":")
+    try:
+        if kind == "unix":
+            listening = _unix_socket(Path(place), group)
+        else:
+            port, _, host = place.partition("@")
+            family = socket.AF_INET6 if kind == "inet6" else socket.AF_INET
+            listening = socket.create_server((host, int(port)), family=family, backlog=BACKLOG)
+    except (OSError, OverflowError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise OSError(f"{address}: cannot listen: {reason}") from None
+    listening.setblocking(False)
+    return listening
+
+
+class Server:
+    """All services of one program on one event loop; an async context manager."""
+
+    def __init__(self, services: Iterable[Service], group: str = "") -> None:
+        self._services = [service for service in services if service.address]
+        self._group = group
+        self._servers: list[asyncio.AbstractServer] = []
+        self._inodes: list[tuple[str, int]] = []
+        self._sweeper: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        """Listen on every address."""
+        loop = asyncio.get_running_loop()
+        for service in self._services:
+            listening = listen(service.address, self._group)
+            if service.address.startswith("unix:"):
+                path = service.address.removeprefix("unix:")
+                self._inodes.append((path, os.stat(path).st_ino))  # noqa: PTH116 - at start, nobody waits yet
+                start = loop.create_unix_server
+            else:
+                start = loop.create_server  # type: ignore[assignment]
+            self._servers.append(await start(lambda s=service: _Conversation(s, loop), sock=listening))  # type: ignore[misc]
+        self._sweeper = asyncio.create_task(self._sweep())
+        return self
+
+    async def _sweep(self) -> None:
+        """Close what is overdue, once a second."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(SWEEP_S)
+            now = loop.time()
+            for service in self._services:
+                for conversation in [c for c in service.open if c.overdue(now)]:
+                    conversation.end()
+
+    async def __aexit__(self, *_: object) -> None:
+        """Stop listening, close what is open, remove the sockets that are still ours."""
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        for server in self._servers:
+            server.close()
+        for service in self._services:
+            for conversation in list(service.open):
+                conversation.end()
+        for path, inode in self._inodes:
+            with contextlib.suppress(OSError):
+                if os.stat(path).st_ino == inode:  # noqa: PTH116 - at the end, nobody waits any more
+                    os.unlink(path)  # noqa: PTH108
