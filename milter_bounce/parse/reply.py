@@ -14,8 +14,9 @@ from milter_bounce.delivery import EnhancedStatus
 TEXT_LIMIT = 4096
 """Characters of a reply that are looked at: RFC 5321, 4.5.3.1.5 grants 512 a line, real replies have a few lines."""
 
-# RFC 5321, 4.2: Reply-code = %x32-35 %x30-35 %x30-39, then "-" or SP; real servers also use 6 to 9 in the middle
-_CODE_FIRST = re.compile(r"\s*[\"'(<\[]?([245][0-9]{2})(?=[- #:;,.)\]>\"']|$)(?![.][0-9])")
+# RFC 5321, 4.2: Reply-code = %x32-35 %x30-35 %x30-39, then "-" or SP; real servers also use 6 to 9 in the middle;
+# of 1xx and 3xx only 334 and 354, or a code that stands alone: "100 messages" is no reply
+_CODE_FIRST = re.compile(r"\s*[\"'(<\[]?([245][0-9]{2}|3[35]4|[13][0-9]{2}(?=\s*\Z))(?=[- #:;,.)\]>\"']|$)(?![.][0-9])")
 # the status after the code, or anywhere at a word's edge that is not inside an IP address or a version
 _STATUS_NEAR = re.compile(r"[- #:(\[]{0,3}#?([245]\.[0-9]{1,3}\.[0-9]{1,3})(?![0-9.]*[0-9])")
 _STATUS_ANY = re.compile(r"(?<![0-9.])#?([245]\.[0-9]{1,3}\.[0-9]{1,3})(?![0-9]|\.[0-9])")
@@ -45,3 +46,59 @@ def parse_reply(text: str) -> ReplyParts:
     if near:
         status = EnhancedStatus.from_text(near[1])
     return ReplyParts(code, status, joined)
+
+
+_LINE_END_JUNK = re.compile(r"[ \t\r\n]+")
+# code and status side by side, as servers write them and as reports quote them: "550 5.1.1", "550-5.1.1",
+# "550 #5.1.0", "550-'5.7.1", "ERROR_CODE :550, ERROR_CODE :5.1.1", "550 (5.1.1)"
+_PAIR = re.compile(
+    r"(?<![0-9.])([45][0-9]{2})(?:[- ,:]{1,3}(?:ERROR_CODE :)?|[-: ]{0,2}SMTP[;:]? ?)[\"'(<\[#]{0,2}([45]\.[0-9]\.[0-9]{1,3})(?![0-9]|\.[0-9])"
+)
+# a code alone, where what stands before it introduces a reply
+_CODE_INTRODUCED = re.compile(
+    r"(?:^|[:;>\"'(\[]\s{0,3}|\b(?:said|code|error|response|returned|reply|replied|status|rejected|refused|got|SMTP|is|was|with)\b[ :=#]{1,3})"
+    r"([45][0-5][0-9])(?=[- ,;:'\")\]]|\.(?:\s|$)|$)",
+    re.IGNORECASE,
+)
+_STATUS_STRICT = re.compile(r"(?<![0-9.A-Za-z/])#?([45]\.[0-7]\.[0-9]{1,3})(?![0-9]|\.[0-9])")
+# the statuses that only say "gave up": the cause, where one is told, is another (RFC 3463, 3.5)
+_GIVEN_UP = {"4.4.7", "5.4.7"}
+
+
+class Codes(NamedTuple):
+    """The reply code and the enhanced status that a text tells of, where it does."""
+
+    reply: int | None
+    status: EnhancedStatus | None
+
+
+NO_CODES = Codes(None, None)
+
+
+def codes_in(text: str) -> Codes:
+    """Return the codes of the reply that a report's text quotes; the cause before a mere "given up".
+
+    Limits: the first `TEXT_LIMIT` characters are looked at.
+    Raises: nothing, on any text.
+    """
+    text = text[:TEXT_LIMIT]
+    pairs = _PAIR.findall(text)
+    if pairs:
+        chosen = next((pair for pair in pairs if pair[1] not in _GIVEN_UP), None)
+        if chosen is None and len(pairs) == 1:
+            chosen = pairs[0]
+            other = next((s for s in _STATUS_STRICT.findall(text) if s not in _GIVEN_UP), None)
+            if other:
+                chosen = (chosen[0], other)
+        code, status = chosen or pairs[0]
+        return Codes(int(code), EnhancedStatus.from_text(status))
+    code_found = _CODE_INTRODUCED.search(text)
+    code_alone = int(code_found[1]) if code_found else None
+    statuses = _STATUS_STRICT.findall(text)
+    status_alone = next((s for s in statuses if s not in _GIVEN_UP), statuses[0] if statuses else None)
+    return Codes(code_alone, EnhancedStatus.from_text(status_alone) if status_alone else None)
+
+
+def joined(text: str) -> str:
+    """Return text on one line, every run of blanks and line ends as one blank."""
+    return _LINE_END_JUNK.sub(" ", text).strip()
