@@ -68,7 +68,7 @@ class Zone:
 
     families: frozenset[Family] = frozenset({Family.IPV4})
     codes: dict[str, str] = field(default_factory=dict, hash=False)
-    """Answer -> what it means; ranges are written ``127.0.0.4-7``. Only these count. Empty: ``127.0.0.2`` alone."""
+    """Answer -> what it means. Only these count. Empty: ``127.0.0.2`` alone."""
 
     masks: dict[int, str] = field(default_factory=dict, hash=False)
     """For lists that add up bits in the last octet (SURBL, URIBL): bit -> what it means."""
@@ -197,41 +197,22 @@ def test_points(zone: Zone, family: Family) -> tuple[str, str]:
     return TEST_POINTS[family]
 
 
-def _octets(code: str) -> tuple[int, ...] | None:
-    if not re.fullmatch(r"[0-9]{1,3}(\.[0-9]{1,3}){3}", code):
-        return None
-    return tuple(map(int, code.split(".")))
-
-
-def _in_pattern(code: str, pattern: str) -> bool:
-    """Return whether `code` is `pattern`, written as ``127.0.0.2``, ``127.0.0.4-7`` or ``127.0.2.2-127.0.2.24``."""
-    low, _, high = pattern.partition("-")
-    if not high:
-        return code == low
-    if "." not in high:
-        high = low[: low.rindex(".") + 1] + high
-    first, last, asked = _octets(low), _octets(high), _octets(code)
-    return None not in (first, last, asked) and first <= asked <= last  # type: ignore[operator]
-
-
 def _meanings(zone: Zone, code: str) -> list[str]:
     """Return what a declared `code` means; an empty list for one that is not declared."""
     if zone.masks:
-        octets = _octets(code)
-        if octets is None or octets[:3] != (127, 0, 0):
-            return []
-        return [meaning for bit, meaning in zone.masks.items() if octets[3] & bit]
+        head, _, last = code.rpartition(".")
+        return [word for bit, word in zone.masks.items() if int(last) & bit] if head == "127.0.0" else []
     if not zone.codes:
         return ["listed"] if code == "127.0.0.2" else []
-    return [meaning or "listed" for pattern, meaning in zone.codes.items() if _in_pattern(code, pattern)]
+    return [zone.codes[code] or "listed"] if code in zone.codes else []
 
 
 def _refusal(zone: Zone, codes: Iterable[str]) -> tuple[str, str] | None:
     """Return the code by which the list refuses to answer us and its meaning; None where there is none."""
     for code in codes:
-        own = [meaning for pattern, meaning in zone.refused.items() if _in_pattern(code, pattern)]
-        if own or code.startswith(REFUSAL_NET):
-            return code, (own or [""])[0] or _REFUSAL_TEXT.get(code, "the list refuses to answer our resolver")
+        if code in zone.refused or code.startswith(REFUSAL_NET):
+            general = _REFUSAL_TEXT.get(code, "the list refuses to answer our resolver")
+            return code, zone.refused.get(code) or general
     return None
 
 
@@ -279,7 +260,7 @@ def read_listing(zone: Zone, reply: DnsReply) -> Listing:
     if counted:
         words = tuple(dict.fromkeys(word for code in counted for word in meanings[code]))
         return Listing(State.LISTED, counted, words)
-    if all(any(_in_pattern(code, pattern) for pattern in zone.not_listed) for code in reply.values):
+    if all(code in zone.not_listed for code in reply.values):
         return Listing(State.NOT_LISTED, reply.values)
     return Listing(State.UNKNOWN, reply.values, why=f"code not declared for this list: {', '.join(reply.values)}")
 
