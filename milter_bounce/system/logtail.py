@@ -1,0 +1,308 @@
+"""Follower of one log file through rotation, truncation and restarts.
+
+Goes in: the path of a log, and the position of last time. Comes out: batches
+of whole lines, each with the position behind it, to be committed together with
+what was learnt. Every line comes out exactly once as long as the rotated files
+are still there.
+
+How a file is known again: by the hash of its first bytes. The inode alone is
+not enough: ``copytruncate`` keeps it, compression changes it, and file systems
+use it again.
+
+Limits: a line of more than `LINE_LIMIT_BYTES` is cut there; of rotated files
+the `CHAIN_LIMIT` newest are looked at. Lines that a writer adds to a
+``copytruncate``-d log between copy and truncation are lost by that very scheme.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Final, NamedTuple
+
+from .logfiles import SUFFIXES, open_log
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+HEAD_BYTES: Final = 1024
+"""First bytes that tell two files apart: some ten lines, each with its time stamp."""
+
+BATCH_BYTES: Final = 1_048_576
+LINE_LIMIT_BYTES: Final = 65_536
+CHAIN_LIMIT: Final = 64
+POLL_S: Final = 0.1
+# mail.log.1, mail.log-20261120.gz, mail.log.20261120-060000: logrotate's forms and ``postfix logrotate``'s
+_ROTATED: Final = re.compile(r"[.-][0-9]{1,14}(?:[.-][0-9]{1,14}){0,3}(?:\.(?:gz|xz|zst|bz2))?")
+
+
+class Batch(NamedTuple):
+    """Lines without their newlines, and where to go on once they are learnt."""
+
+    lines: list[str]
+    position: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """How far a file has been read; `head` and `head_bytes` tell which file it was."""
+
+    inode: int = 0
+    offset: int = 0
+    head: str = ""
+    head_bytes: int = 0
+
+    def to_text(self) -> str:
+        """Return the position as it is stored."""
+        return json.dumps(asdict(self), separators=(",", ":"))
+
+    @classmethod
+    def from_text(cls, text: str | None) -> Position | None:
+        """Return the stored position; None for none or for what is none (another program's, an older form)."""
+        try:
+            values = json.loads(text or "")
+            return cls(int(values["inode"]), int(values["offset"]), str(values["head"]), int(values["head_bytes"]))
+        except (ValueError, KeyError, TypeError):
+            return None
+
+
+def _hash(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:32]
+
+
+def head_of(file: IO[bytes], size: int) -> str:
+    """Return the hash of the first `size` bytes of an open file."""
+    file.seek(0)
+    return _hash(file.read(size))
+
+
+class _Reading:
+    """One open file of the chain."""
+
+    def __init__(self, path: Path, position: Position | None = None) -> None:
+        self.path = path
+        self.packed = path.suffix in SUFFIXES
+        self.file = open_log(path)
+        status = os.fstat(self.file.fileno())
+        self.inode = status.st_ino
+        self.mtime_ns = status.st_mtime_ns
+        self.position = replace(position, inode=self.inode) if position else Position(self.inode)
+
+    def truncated(self) -> bool:
+        """Return whether the file is no longer the one whose head we know."""
+        if self.packed:
+            return False
+        known = self.position
+        if os.fstat(self.file.fileno()).st_size < known.offset:
+            return True
+        return bool(known.head_bytes) and head_of(self.file, known.head_bytes) != known.head
+
+    def read(self, *, last: bool = False) -> list[str]:
+        """Return the whole lines that are there, `BATCH_BYTES` at most, and move on.
+
+        Args:
+            last: nothing more is coming, so a line without an end is a line too.
+        """
+        self.file.seek(self.position.offset)
+        data = self.file.read(BATCH_BYTES)
+        end = data.rfind(b"\n") + 1
+        if not end and (len(data) >= LINE_LIMIT_BYTES or (last and data)):
+            end = len(data)
+        if not end:
+            return []
+        self._advance(end)
+        # "\n" alone ends a line: str.splitlines knows ten more characters that a forger could use.
+        # NULs stand where a writer without O_APPEND went on behind a truncation.
+        text = data[:end].decode("utf-8", "replace").lstrip("\0")
+        return text.removesuffix("\n").split("\n")
+
+    def _advance(self, count: int) -> None:
+        offset = self.position.offset + count
+        known = self.position
+        if known.head_bytes < HEAD_BYTES:
+            size = min(offset, HEAD_BYTES)
+            known = replace(known, head=head_of(self.file, size), head_bytes=size)
+        self.position = replace(known, offset=offset)
+
+    def is_same_as(self, position: Position) -> bool:
+        """Return whether this file begins as the one of `position` did, and is not shorter."""
+        if not position.head_bytes:
+            return self.inode == position.inode
+        return head_of(self.file, position.head_bytes) == position.head
+
+    def close(self) -> None:
+        self.file.close()
+
+
+class FileFollower:
+    """Follows one log file; not to be shared between threads.
+
+    Args:
+        path: the log; it need not exist yet.
+        position: what was committed last time; None = first time.
+        from_start: whether a log that is there at the first time is read from its beginning.
+    """
+
+    def __init__(self, path: Path, position: str | None = None, *, from_start: bool = False) -> None:
+        self.path = path
+        self._waiting: list[_Reading] = []
+        self._current: _Reading | None = None
+        known = Position.from_text(position)
+        if known is not None:
+            self._resume(known)
+        elif not from_start and path.exists():
+            self._current = _Reading(path)
+            self._skip_to_end(self._current)
+
+    @staticmethod
+    def _skip_to_end(reading: _Reading) -> None:
+        size = os.fstat(reading.file.fileno()).st_size
+        reading.file.seek(max(0, size - LINE_LIMIT_BYTES))
+        tail = reading.file.read(LINE_LIMIT_BYTES)
+        size -= len(tail) - (tail.rfind(b"\n") + 1)
+        head = min(size, HEAD_BYTES)
+        reading.position = Position(reading.inode, size, head_of(reading.file, head) if head else "", head)
+
+    @property
+    def position(self) -> str | None:
+        """Where reading goes on, as it is stored; None before the log exists."""
+        return self._current.position.to_text() if self._current else None
+
+    # -- rotated files --------------------------------------------------------
+
+    def _siblings(self) -> list[Path]:
+        """Return the rotated files of this log, oldest change first; of one that is being compressed the plain one."""
+        found = {}
+        for entry in os.scandir(self.path.parent):
+            rest = entry.name.removeprefix(self.path.name)
+            if rest != entry.name and _ROTATED.fullmatch(rest) and entry.is_file(follow_symlinks=False):
+                found[entry.name] = entry.stat(follow_symlinks=False).st_mtime_ns
+        whole = [name for name in found if Path(name).suffix not in SUFFIXES or Path(name).stem not in found]
+        return [self.path.parent / name for name in sorted(whole, key=found.__getitem__)[-CHAIN_LIMIT:]]
+
+    def _open_siblings(self) -> Iterator[_Reading]:
+        for path in self._siblings():
+            try:
+                yield _Reading(path)
+            except OSError:
+                continue  # compressed or moved on this very moment: the next look finds it under its new name
+
+    def _resume(self, known: Position) -> None:
+        """Find the file that `known` speaks of, under whatever name it has now, and what was written after it."""
+        if self.path.exists():
+            now = _Reading(self.path, known)
+            if now.is_same_as(known) and not now.truncated():
+                self._current = now
+                return
+            now.close()
+        self._continue_after(known)
+
+    def _continue_after(self, known: Position) -> None:
+        """Line up the rest of the file of `known` and every later one; the log itself comes last."""
+        chain: list[_Reading] = []
+        found = False
+        for sibling in self._open_siblings():
+            if self._readable_as(sibling, known):
+                # one file may stand there twice for a moment, plain and compressed: one of them is enough
+                if not found:
+                    sibling.position = replace(known, inode=sibling.inode)
+                    chain, found = [sibling], True
+                else:
+                    sibling.close()
+            elif found:
+                chain.append(sibling)
+            else:
+                sibling.close()
+        self._waiting = chain
+        self._next()
+
+    @staticmethod
+    def _readable_as(sibling: _Reading, known: Position) -> bool:
+        try:
+            return sibling.is_same_as(known)
+        except (OSError, EOFError, ValueError):
+            return False  # half compressed
+
+    def _next(self) -> bool:
+        """Go on with the next file; return whether there is one."""
+        if self._waiting:
+            self._switch(self._waiting.pop(0))
+            return True
+        try:
+            self._switch(_Reading(self.path))
+        except FileNotFoundError:
+            return False
+        return True
+
+    def _switch(self, reading: _Reading) -> None:
+        if self._current:
+            self._current.close()
+        self._current = reading
+
+    # -- reading ---------------------------------------------------------------
+
+    def batch(self, seconds: float) -> Batch:
+        """Return what has been written, after waiting at most `seconds` for it; no lines where nothing came."""
+        end = time.monotonic() + seconds
+        while True:
+            if lines := self._step():
+                return Batch(lines, self.position)
+            left = end - time.monotonic()
+            if left <= 0:
+                return Batch([], self.position)
+            time.sleep(min(POLL_S, left))
+
+    def _step(self) -> list[str]:
+        """Return lines, moving on to the next file as often as needed."""
+        for _ in range(CHAIN_LIMIT + 2):
+            if self._current is None and not self._next():
+                return []
+            reading = self._current
+            assert reading is not None  # noqa: S101 - what _next has just set
+            ended = self._has_ended(reading)
+            if reading.truncated():
+                known = reading.position
+                reading.close()
+                self._current = None
+                self._continue_after(known)
+                continue
+            if lines := reading.read(last=ended):
+                return lines
+            if not ended or not self._move_on(reading):
+                return []
+        return []
+
+    def _has_ended(self, reading: _Reading) -> bool:
+        """Return whether nothing more will come to `reading`: asked before the read that finds it empty.
+
+        A renamed log is still written to until its writer reopens: only when
+        the new one holds something, the old one is complete.
+        """
+        if reading.packed or self._waiting:
+            return True
+        try:
+            now = self.path.stat()
+        except FileNotFoundError:
+            return False
+        return now.st_ino != reading.inode and now.st_size > 0
+
+    def _move_on(self, reading: _Reading) -> bool:
+        """Leave a file that is read to its end; several rotations may have gone by meanwhile."""
+        if self._waiting or reading.path != self.path:
+            return self._next()
+        known = reading.position
+        self._current = None
+        self._continue_after(known)
+        reading.close()
+        return self._current is not None
+
+    def close(self) -> None:
+        """Let go of all files."""
+        for reading in (*self._waiting, *([self._current] if self._current else [])):
+            reading.close()
+        self._waiting, self._current = [], None
