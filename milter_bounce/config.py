@@ -73,6 +73,9 @@ class LogSection(_Section):
     """The log that logd follows: a file, journal, - for standard input, or auto: postconf's maillog_file, else
     /var/log/mail.log, else the journal."""
 
+    from_start: bool = False
+    """Read a log that is there when logd starts for the very first time from its beginning, not from its end."""
+
 
 class StoreSection(_Section):
     """What is remembered: episodes, suppressions, blocks, counts."""
@@ -417,6 +420,25 @@ class TokenSection(_Section):
         return value
 
 
+class NotifySection(_Section):
+    """Whom logd and dnsd tell when a block begins: at most once for each block."""
+
+    command: list[str] = []
+    """Program and arguments to run, without a shell; the notice comes as one JSON object on its standard input."""
+
+    mail_to: list[str] = []
+    """Addresses to mail, through sendmail(1)."""
+
+    mail_from: str = ""
+    """Sender of that mail; empty: the user that logd runs as."""
+
+    sendmail: str = "/usr/sbin/sendmail"
+    """The program that takes the mail."""
+
+    timeout_s: int = Field(30, ge=1, le=600)
+    """Seconds after which a program that has not ended is ended."""
+
+
 class Settings(_Section):
     """milter-bounce.toml - every option at its default. Remove the # to change one."""
 
@@ -440,6 +462,7 @@ class Settings(_Section):
     block: BlockSection = BlockSection()
     rules: RulesSection = RulesSection()
     dns: DnsSection = DnsSection()
+    notify: NotifySection = NotifySection()
 
 
 _REMEDY: Final = {
