@@ -301,6 +301,9 @@ class DueSection(_Section):
     per_second: float = Field(20.0, gt=0, le=1000)
     """Messages asked for in one second at most."""
 
+    config_directory: str = ""
+    """Postfix's configuration directory (postqueue -c); empty: Postfix's own default."""
+
 
 def _ip(value: str) -> str:
     ip_address(value)
@@ -447,7 +450,7 @@ class Settings(_Section):
     by capability (sections gate, answer, milter)."""
 
     user: str = "milter-bounce"
-    """The user that the programs run as when started by root; it must exist then."""
+    """The user that the programs run as when started by root; it must exist then. Empty: stay root (tests only)."""
 
     milter: MilterSection = MilterSection()
     log: LogSection = LogSection()

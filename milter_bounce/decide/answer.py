@@ -150,22 +150,25 @@ def suppressed(standing: Standing) -> Answer:
 # -- the status filter --------------------------------------------------------
 
 
-def correct(status: DeliveryStatus, verdict: Classification, on: CorrectSwitches) -> Answer:
-    """Return the status that replaces one whose first digit says the wrong thing; KEEP where it says the right one.
+def correct(code: EnhancedStatus, status: DeliveryStatus, verdict: Classification, on: CorrectSwitches) -> Answer:
+    """Return the code that replaces one whose first digit says the wrong thing; KEEP where it says the right one.
 
-    Only what a remote MTA said is corrected, only between 4 and 5, and subject
-    and detail stay as they are.
+    Only what a remote MTA said is corrected, only between 4 and 5, and subject and detail stay as they are.
+
+    Args:
+        code: what Postfix is about to log.
+        status: the evidence behind it.
+        verdict: what it means.
+        on: which corrections are on.
     """
-    code = status.status
-    if code is None or code.class_ not in {4, 5} or status.local or verdict.gate or status.reply_code is None:
+    if code.class_ not in {4, 5} or status.local or verdict.gate or status.reply_code is None:
         return KEEP
     if verdict.category in on.off_categories or verdict.rule in on.off_rules:
         return KEEP
     wanted = _wanted(verdict, on)
     if wanted is None or wanted == code.class_:
         return KEEP
-    right = EnhancedStatus(wanted, code.subject, code.detail)
-    return Answer(keep=False, status=str(right), text=status.diagnostic or "", rule=verdict.rule)
+    return Answer(keep=False, status=str(EnhancedStatus(wanted, code.subject, code.detail)), rule=verdict.rule)
 
 
 def _wanted(verdict: Classification, on: CorrectSwitches) -> int | None:

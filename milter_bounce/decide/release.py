@@ -1,8 +1,8 @@
-"""One probe through a block that stands.
+"""Who went as the probe of a block.
 
-Goes in: who asks, about which block, when. Comes out: whether this one may go.
-Does not: know the time or the store. What was let through is remembered here,
-in memory; a restart begins anew, at worst with one more probe.
+Goes in: a recipient, a block's key, the time. Comes out: whether it is the one
+that was let through. Does not: decide that a probe is due (the store does), or
+know the time. A restart forgets, at worst with one more probe.
 """
 
 from __future__ import annotations
@@ -30,29 +30,31 @@ class _Claim:
 
 
 class Probes:
-    """Lets one recipient through per block, until the store has heard what became of it.
+    """Remembers the last probe of each block.
 
     Args:
-        patience: after this long without news (the block still asks for a probe) another one goes.
+        patience: after this long without news another one may go.
     """
 
     def __init__(self, patience: timedelta) -> None:
         self._patience = patience
         self._claims: dict[str, _Claim] = {}
 
-    def claim(self, block: str, address: str, now: datetime) -> bool:
-        """Return whether `address` may go as the probe of the block with that key."""
+    def went(self, block: str, address: str, now: datetime) -> bool:
+        """Return whether `address` is the probe that was let through a moment ago, asked for once more."""
         last = self._claims.get(block)
-        if last is not None and now - last.at < self._patience:
-            return now - last.at <= SAME_QUESTION and _same(address, last.address)
+        return last is not None and now - last.at <= SAME_QUESTION and _same(address, last.address)
+
+    def recent(self, block: str, now: datetime) -> bool:
+        """Return whether a probe went so lately that its news may still come."""
+        last = self._claims.get(block)
+        return last is not None and now - last.at < self._patience
+
+    def note(self, block: str, address: str, now: datetime) -> None:
+        """Remember that `address` goes as the probe of `block`."""
         if len(self._claims) >= KEYS_LIMIT:
             self._claims.clear()
         self._claims[block] = _Claim(address, now)
-        return True
-
-    def settle(self, blocks_waiting: frozenset[str]) -> None:
-        """Forget the claims of blocks that wait for no probe any more: their next one may go at once."""
-        self._claims = {key: claim for key, claim in self._claims.items() if key in blocks_waiting}
 
 
 def _same(address: str, claimed: str) -> bool:

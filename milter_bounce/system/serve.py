@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import grp
 import os
+import pwd
 import socket
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -134,21 +135,44 @@ class _Conversation(asyncio.Protocol):
             self._transport.abort()
 
 
-def _unix_socket(path: Path, group: str) -> socket.socket:
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Whom sockets and their folder belong to; an empty name leaves user or group as they are."""
+
+    user: str = ""
+    group: str = ""
+
+    def give(self, path: Path) -> None:
+        """Make `path` theirs; the user only where we are root and may.
+
+        Raises:
+            OSError: there is no such group, or it is not ours to give to.
+        """
+        uid = gid = -1
+        with contextlib.suppress(KeyError):
+            uid = pwd.getpwnam(self.user).pw_uid if self.user and os.geteuid() == 0 else -1
+        try:
+            gid = grp.getgrnam(self.group).gr_gid if self.group else -1
+        except KeyError:
+            raise OSError(0, f"no group {self.group}; set answer.socket_group") from None
+        os.chown(path, uid, gid)
+
+
+def _unix_socket(path: Path, owner: Owner) -> socket.socket:
     """Return a listening socket at `path`: folder made, mode 0660, group set, then moved over what stood there.
 
     Moved, not bound in place: there is no moment in which nobody listens, and an old socket needs no removal.
     """
     if not path.parent.is_dir():
         path.parent.mkdir(mode=0o750, parents=True)
-        _give(path.parent, group)
+        owner.give(path.parent)
     fresh = path.with_name(f".{path.name}.{os.getpid()}")
     fresh.unlink(missing_ok=True)
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         listening.bind(str(fresh))
         fresh.chmod(0o660)
-        _give(fresh, group)
+        owner.give(fresh)
         listening.listen(BACKLOG)
         fresh.replace(path)
     except OSError:
@@ -158,15 +182,7 @@ def _unix_socket(path: Path, group: str) -> socket.socket:
     return listening
 
 
-def _give(path: Path, group: str) -> None:
-    if group:
-        try:
-            os.chown(path, -1, grp.getgrnam(group).gr_gid)
-        except KeyError:
-            raise OSError(0, f"no group {group}; set answer.socket_group") from None
-
-
-def listen(address: str, group: str) -> socket.socket:
+def listen(address: str, owner: Owner) -> socket.socket:
     """Return a listening socket for ``unix:/path`` or ``inet:PORT@HOST``.
 
     Raises:
@@ -175,7 +191,7 @@ def listen(address: str, group: str) -> socket.socket:
     kind, _, place = address.partition(":")
     try:
         if kind == "unix":
-            listening = _unix_socket(Path(place), group)
+            listening = _unix_socket(Path(place), owner)
         else:
             port, _, host = place.partition("@")
             family = socket.AF_INET6 if kind == "inet6" else socket.AF_INET
@@ -190,9 +206,9 @@ def listen(address: str, group: str) -> socket.socket:
 class Server:
     """All services of one program on one event loop; an async context manager."""
 
-    def __init__(self, services: Iterable[Service], group: str = "") -> None:
+    def __init__(self, services: Iterable[Service], group: str = "", user: str = "") -> None:
         self._services = [service for service in services if service.address]
-        self._group = group
+        self._owner = Owner(user, group)
         self._servers: list[asyncio.AbstractServer] = []
         self._inodes: list[tuple[str, int]] = []
         self._sweeper: asyncio.Task[None] | None = None
@@ -201,7 +217,7 @@ class Server:
         """Listen on every address."""
         loop = asyncio.get_running_loop()
         for service in self._services:
-            listening = listen(service.address, self._group)
+            listening = listen(service.address, self._owner)
             if service.address.startswith("unix:"):
                 path = service.address.removeprefix("unix:")
                 self._inodes.append((path, os.stat(path).st_ino))  # noqa: PTH116 - at start, nobody waits yet

@@ -1,0 +1,249 @@
+"""What each question of the MTA is answered: glue between the wires, the store and ``decide.answer``.
+
+Goes in: one event of a protocol core at a time. Comes out: the bytes of its
+answer, at once. Does not: know a socket, wait for a lock, ask the DNS.
+
+Whatever fails - the store, the rules, a bug - ends in "no opinion", and mail flows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
+
+from milter_bounce import __version__
+from milter_bounce.decide import answer as answers
+from milter_bounce.decide.answer import AllowList, CompatQuestion, CorrectSwitches, GateSwitches
+from milter_bounce.decide.release import Probes
+from milter_bounce.parse.postfix_filter import FilterQuestion, read_filter_question
+from milter_bounce.protocol import memcache, policy, socketmap
+from milter_bounce.verdict import KEEP, AdviceKind, Standing, printable
+
+from .store import StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from milter_bounce.config import Settings
+    from milter_bounce.pipeline import Rules
+    from milter_bounce.verdict import Answer, Classification, Suppression
+
+
+TEXTS_KEPT: Final = 2048
+"""Status texts whose verdict is kept: a remote that refuses one message often refuses the next in the same words."""
+
+Q = TypeVar("Q")
+
+
+class Memory(Protocol):
+    """What the answers need of the store (system.store.Store)."""
+
+    def gate_lookup(
+        self, recipient: str, now: datetime, *, operator: str | None = None, sender: str | None = None
+    ) -> Standing:
+        """Return what stands in the way of `recipient`."""
+
+    def suppressed(self, recipient: str) -> Suppression | None:
+        """Return the suppression of `recipient`."""
+
+    def claim_probe(self, key: str, now: datetime) -> bool:
+        """Return whether this caller may send the probe."""
+
+
+@dataclass(frozen=True, slots=True)
+class Powers:
+    """What the configuration lets the answers do."""
+
+    enforce: bool
+    annotate: bool
+    refuse: bool
+    gate: GateSwitches
+    correct: CorrectSwitches
+    allow_senders: AllowList
+    allow_recipients: AllowList
+    probe_patience: timedelta
+
+    @classmethod
+    def of(cls, settings: Settings) -> Powers:
+        """Return the powers that `settings` grant."""
+        gate, correct = settings.gate, settings.correct
+        bounce = gate.on_policy_block == "bounce"
+        return cls(
+            enforce=settings.mode == "enforce",
+            annotate=settings.answer.annotate,
+            refuse=settings.policy.refuse_suppressed,
+            gate=GateSwitches(gate.hold_early, gate.hold_blocks, gate.refuse_suppressed, gate.give_up, bounce),
+            correct=CorrectSwitches(
+                correct.soften,
+                correct.harden,
+                correct.policy and not bounce,
+                frozenset(correct.off_categories),
+                frozenset(correct.off_rules),
+            ),
+            allow_senders=AllowList.of(settings.policy.allow_senders),
+            allow_recipients=AllowList.of(settings.policy.allow_recipients),
+            probe_patience=timedelta(minutes=10) * settings.advice.time_scale,
+        )
+
+
+class Answers:
+    """Answers one question at a time; knows no socket.
+
+    Args:
+        powers: what may be answered.
+        memory: the store, or something like it.
+        rules: classifies status texts.
+        say: writes one line to the log; must not wait.
+        clock: gives the aware UTC time.
+    """
+
+    def __init__(
+        self,
+        powers: Powers,
+        memory: Memory,
+        rules: Rules,
+        say: Callable[[str], object],
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._powers, self._memory, self._say, self._clock = powers, memory, say, clock
+        self._probes = Probes(powers.probe_patience)
+        self._away: str | None = None
+        self._bugs = 0
+        self._judged: Callable[[str], tuple[FilterQuestion, Classification] | None] = lru_cache(TEXTS_KEPT)(
+            lambda text: _judge(text, rules)
+        )
+
+    # -- one method a wire: bytes of the answer to one event; None = close -------
+
+    def on_socketmap(self, query: socketmap.Query) -> bytes:
+        """Return the answer to the status filter or to Sendmail."""
+        if query.map == "status":
+            text = self._safely(self._status, query.key)
+        elif query.map == "compat":
+            text = self._safely(self._compat, query.key)
+        else:
+            text = None
+        return socketmap.NOTFOUND if text is None else socketmap.send_ok(text)
+
+    def on_memcache(self, event: memcache.Get | memcache.Other | memcache.Quit) -> bytes | None:
+        """Return the answer to the gate's question."""
+        if type(event) is memcache.Get:
+            found = [(key, value) for key in event.keys if (value := self._safely(self._gate, key)) is not None]
+            return memcache.send(found) if found else memcache.END
+        if type(event) is memcache.Quit:
+            return None
+        return memcache.send_version(__version__) if event.name == "version" else memcache.ERROR  # type: ignore[union-attr]
+
+    def on_policy(self, request: policy.Request) -> bytes:
+        """Return the answer to smtpd."""
+        action = self._safely(self._submission, request)
+        return policy.DUNNO if action is None else policy.send(action)
+
+    # -- what is answered; None = no opinion --------------------------------------
+
+    def _safely(self, ask: Callable[[Q], str | None], question: Q) -> str | None:
+        """Return the answer, or no opinion where the store or our own code fails."""
+        try:
+            return ask(question)
+        except StoreError as error:
+            if self._away is None:
+                self._say(f"warning: the store cannot be read, everything passes: {printable(str(error))}")
+            self._away = str(error)
+        except Exception as error:  # a bug of ours must not hold mail up
+            self._bugs += 1
+            if self._bugs & (self._bugs - 1) == 0:
+                self._say(f"error: a question was answered with no opinion: {printable(repr(error))}")
+        return None
+
+    def _store_answered(self) -> None:
+        if self._away is not None:
+            self._away = None
+            self._say("info: the store can be read again")
+
+    def _gate(self, key: str) -> str | None:
+        # only whole addresses: Postfix asks for domain and .parent after the address was not found, and the
+        # address has been judged with its domain by then - a probe that may go must not be held by its domain
+        if not self._powers.enforce or "@" not in key:
+            return None
+        return answers.gate_value(self._before_attempt(key, None))
+
+    def _before_attempt(self, recipient: str, sender: str | None) -> Answer:
+        """Return what an attempt for `recipient` meets; KEEP = let it go."""
+        if recipient in self._powers.allow_recipients:
+            return KEEP
+        now = self._clock()
+        standing = self._memory.gate_lookup(recipient, now, sender=sender)
+        self._store_answered()
+        if standing.kind is AdviceKind.NONE:
+            return KEEP
+        answer = answers.gate(standing, self._powers.gate)
+        if not answer.keep and standing.kind is AdviceKind.HOLD and self._is_probe(standing, recipient, now):
+            return KEEP
+        return answer
+
+    def _is_probe(self, standing: Standing, recipient: str, now: datetime) -> bool:
+        """Return whether this recipient goes as the one probe of its block."""
+        block = standing.probe or standing.block
+        if block is None:
+            return False
+        if self._probes.went(block, recipient, now):
+            return True
+        if standing.probe is None:
+            return False
+        try:
+            mine = self._memory.claim_probe(block, now)
+        except StoreError:  # locked or read-only: one probe per process, from memory
+            mine = not self._probes.recent(block, now)
+        if mine:
+            self._probes.note(block, recipient, now)
+            self._say(f"probe: block={printable(block, 255)}, to=<{printable(recipient, 320)}>")
+        return mine
+
+    def _compat(self, key: str) -> str | None:
+        question = CompatQuestion.from_text(key)
+        if question is None or not self._powers.enforce or question.exempt:
+            return None
+        if question.sender in self._powers.allow_senders:
+            return None
+        return answers.compat_value(self._before_attempt(question.recipient, question.sender))
+
+    def _submission(self, request: policy.Request) -> str | None:
+        attributes, powers = request.attributes, self._powers
+        sender, recipient = attributes.get("sender", ""), attributes.get("recipient", "")
+        if not powers.enforce or not powers.refuse or not sender or not recipient:
+            return None
+        if attributes.get("protocol_state", "RCPT") not in {"RCPT", "DATA", "END-OF-MESSAGE"}:
+            return None
+        if sender in powers.allow_senders or recipient in powers.allow_recipients:
+            return None
+        found = self._memory.suppressed(recipient)
+        self._store_answered()
+        if found is None:
+            return None
+        standing = Standing(
+            AdviceKind.SUPPRESS, since=found.since, category=found.category, rule=found.rule, text=found.reason
+        )
+        return answers.policy_action(answers.suppressed(standing), recipient)
+
+    def _status(self, key: str) -> str | None:
+        powers = self._powers
+        if key.startswith("2.") or not (powers.annotate or powers.enforce):
+            return None
+        judged = self._judged(key)
+        if judged is None:
+            return None
+        question, verdict = judged
+        answer = answers.correct(question.code, question.status, verdict, powers.correct) if powers.enforce else KEEP
+        if not answer.keep:
+            self._say(
+                f"filter: corrected={question.code}->{answer.status}, class={verdict.class_}, "
+                f'category={verdict.category}, rule={verdict.rule}, text="{printable(question.text)}"'
+            )
+        return answers.filtered(question.code, question.text, verdict, answer, annotate=powers.annotate)
+
+
+def _judge(text: str, rules: Rules) -> tuple[FilterQuestion, Classification] | None:
+    question = read_filter_question(text)
+    return None if question is None else (question, rules.classify(question.status))
