@@ -1,0 +1,213 @@
+"""The desk that reports cross: read, judged, logged, remembered - one message at a time.
+
+Goes in: a message as far as the milter read it, and how it came. Comes out: what to
+do with it (`Handled`): headers to add, and whether it may pass. Everything that can
+fail here - rules, store, log - costs its own part and never the mail.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import time
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from milter_bounce import pipeline
+from milter_bounce.decide.answer import AllowList, suppressed
+from milter_bounce.delivery import Kind, Source
+from milter_bounce.protocol import verp
+from milter_bounce.protocol.genuine import Arrival, Trust, believe
+from milter_bounce.verdict import EMPTY_HISTORY, AdviceKind, Outcome, event, log_line, printable
+
+from . import keys
+from .advising import make_adviser, make_store
+from .readers import load_readers
+from .rulefiles import load_rules
+from .store import StoreError
+
+if TYPE_CHECKING:
+    from milter_bounce.config import Settings
+    from milter_bounce.delivery import DeliveryReport, DeliveryStatus
+    from milter_bounce.verdict import Classification, History
+
+    from .maillog import MailLog
+
+HEADER_LIMIT: Final = 20
+"""X-Milter-Bounce fields on one message; a report with more recipients is rare and its lines are in the log."""
+
+RECIPIENTS_LIMIT: Final = 1000
+"""Recipients of one report that are judged, as many as Postfix takes in one message; the rest is counted."""
+
+STORE_GRUMBLE_S: Final = 60.0
+"""Seconds between two warnings about a store that cannot be used."""
+
+
+@dataclass(frozen=True, slots=True)
+class Handled:
+    """What became of one message."""
+
+    headers: tuple[str, ...] = ()
+    outcomes: tuple[Outcome, ...] = ()
+    refuse: str | None = None
+    """``reject`` or ``quarantine`` for a forged report, where the administrator wants that."""
+
+
+@dataclass(slots=True)
+class Engine:
+    """All that is made from the settings and replaced at a reload."""
+
+    settings: Settings
+    rules: pipeline.Rules
+    adviser: pipeline.Adviser
+    trust: Trust
+    faults: list[str] = field(default_factory=list)
+
+    @classmethod
+    def make(cls, settings: Settings) -> Engine:
+        """Return the engine for these settings.
+
+        Raises:
+            ConfigError: schedules that do not suit.
+            RulesError: a broken rule file.
+        """
+        ring, faults = keys.read_keyring(Path(settings.token.keys))
+        patterns = tuple(verp.compile_pattern(p) for p in settings.token.verp)
+        trust = Trust(ring, patterns, keys.today(), settings.token.max_age_days)
+        return cls(settings, load_rules(settings), make_adviser(settings), trust, faults)
+
+
+class Desk:
+    """Handles reports; used by many threads at once.
+
+    Args:
+        settings: the configuration.
+        log: where advice lines go.
+        events: print each outcome as a JSON line on standard output.
+        explain: also log why each report was believed or not.
+    """
+
+    def __init__(self, settings: Settings, log: MailLog, *, events: bool = False, explain: bool = False) -> None:
+        self.engine = Engine.make(settings)
+        self.readers = load_readers()
+        self.store = make_store(settings)
+        self.log = log
+        self._events = events
+        self._explain = explain
+        self._store_lock = threading.Lock()
+        self._grumbled = -STORE_GRUMBLE_S
+        self._tell_faults()
+
+    def reload(self, settings: Settings) -> None:
+        """Put new settings, rules and keys in force; the old ones stay when the new are broken.
+
+        Raises:
+            ConfigError, RulesError: as `Engine.make`; nothing was changed.
+        """
+        self.engine = Engine.make(settings)
+        self._tell_faults()
+
+    def _tell_faults(self) -> None:
+        for fault in self.engine.faults:
+            self.log.warning(f"key refused: {fault}")
+
+    def handle(self, message: bytes, queue_id: str | None, arrival: Arrival) -> Handled:
+        """Return what to do with one message; its lines are logged and its outcomes remembered."""
+        report = self.readers.read(message)
+        if report.kind is Kind.NOT_BOUNCE:
+            return Handled()
+        engine, now = self.engine, datetime.now(UTC)
+        trust = replace(engine.trust, today=int(now.timestamp() // keys.DAY_S))
+        outcomes = []
+        for found in report.statuses[:RECIPIENTS_LIMIT]:
+            status = replace(found, queue_id=queue_id, source=Source.REPORT, at=found.at or now)
+            proof = believe(report, status, arrival, trust)
+            outcome = self._judge(engine, status, now, genuine=proof.genuine, reason=proof.reason)
+            outcomes.append(outcome)
+            self._tell(outcome)
+        if (left := len(report.statuses) - RECIPIENTS_LIMIT) > 0:
+            self.log.warning(f"{printable(queue_id or 'NOQUEUE')}: report names {left} more recipients than are read")
+        refuse = self._refusal(report, outcomes)
+        return Handled(tuple(header_value(report, o) for o in outcomes[:HEADER_LIMIT]), tuple(outcomes), refuse)
+
+    def _refusal(self, report: DeliveryReport, outcomes: list[Outcome]) -> str | None:
+        """Return what to do about backscatter: nothing, unless told so and all our mail carries a token."""
+        wanted = self.engine.settings.token.on_forged
+        stamped = self.engine.trust.keyring and self.engine.settings.token.stamp
+        bounced = report.kind in {Kind.DSN, Kind.BOUNCE} and report.original_headers
+        forged = outcomes and not any(outcome.genuine for outcome in outcomes)
+        return wanted if wanted != "accept" and stamped and bounced and forged else None
+
+    def _judge(self, engine: Engine, status: DeliveryStatus, now: datetime, *, genuine: bool, reason: str) -> Outcome:
+        """Return the outcome of one status; without a store it is judged as a first contact."""
+        with self._store_lock:
+            try:
+                outcome = pipeline.judge(
+                    status, engine.rules, self.store.recall, engine.adviser, now, genuine=genuine, genuine_reason=reason
+                )
+                for notice in self.store.record(outcome, now):
+                    self.log.line(notice.log_line())
+            except StoreError as error:
+                self._grumble(error)
+            else:
+                return outcome
+        return pipeline.judge(
+            status, engine.rules, _no_history, engine.adviser, now, genuine=genuine, genuine_reason=reason
+        )
+
+    def refusal(self, recipient: str, sender: str) -> str | None:
+        """Return the text that refuses a suppressed recipient at submission; None lets it pass.
+
+        Raises:
+            StoreError: nobody knows; let it pass.
+        """
+        policy = self.engine.settings.policy
+        bare = recipient.removeprefix("<").removesuffix(">")
+        if sender in AllowList.of(policy.allow_senders) or bare in AllowList.of(policy.allow_recipients):
+            return None
+        with self._store_lock:
+            standing = self.store.gate_lookup(bare, datetime.now(UTC))
+        if standing.kind is not AdviceKind.SUPPRESS:
+            return None
+        return f"<{printable(bare, 256)}>: {suppressed(standing).text}"
+
+    def _grumble(self, error: StoreError) -> None:
+        """Warn about the store, but not with every message."""
+        if time.monotonic() - self._grumbled >= STORE_GRUMBLE_S:
+            self._grumbled = time.monotonic()
+            self.log.warning(f"the store cannot be used, mail and advice go on without history: {error}")
+
+    def _tell(self, outcome: Outcome) -> None:
+        self.log.line(log_line(outcome))
+        if self._explain:
+            verdict = "believed" if outcome.genuine else "not believed"
+            self.log.line(f"{outcome.status.queue_id}: report {verdict}: {printable(outcome.genuine_reason)}")
+        if self._events:
+            sys.stdout.write(json.dumps(event(outcome), ensure_ascii=True) + "\n")
+            sys.stdout.flush()
+
+
+def _no_history(status: DeliveryStatus, verdict: Classification) -> History:
+    del status, verdict
+    return EMPTY_HISTORY
+
+
+def header_value(report: DeliveryReport, outcome: Outcome) -> str:
+    """Return the value of one X-Milter-Bounce field: ASCII, one line, nothing in it from outside but the address."""
+    status, verdict, advice = outcome.status, outcome.classification, outcome.advice
+    recipient = printable(status.recipient or "", 320).encode("ascii", "backslashreplace").decode("ascii")
+    words = [
+        f"kind={report.kind}",
+        f"class={verdict.class_}",
+        f"category={verdict.category}",
+        f"advice={advice.kind}",
+        f"rule={verdict.rule}",
+        f"operator={verdict.operator or 'none'}",
+        f"dsn={status.status or 'none'}",
+        f"genuine={'yes' if outcome.genuine else 'no'}",
+        "recipient=<" + "".join("_" if c in '<>;" ' else c for c in recipient) + ">",
+    ]
+    return "; ".join(words)

@@ -1,0 +1,301 @@
+"""milterd - reads the delivery reports that come in, in line, and advises.
+
+SYNOPSIS
+    milter-bounce milterd [-c CONF] [--events jsonl] [--explain]
+
+DESCRIPTION
+    A milter (pymilter) for Postfix and Sendmail. A message with a null reverse-path
+    or a report's content type is read to its end, up to milter.max_message_bytes;
+    each recipient it tells of gets one advice line in the mail log, an
+    X-Milter-Bounce header field and its place in the store. Ordinary mail is let go
+    at the end of its headers. Outgoing mail gets a report token (section [token]);
+    in mode enforce, suppressed recipients are refused at RCPT.
+
+SIGNALS
+    HUP reads configuration, rules and keys again; broken ones leave the old in
+    force and log why. TERM ends the program.
+
+DIAGNOSTICS
+    Warnings and advice go to the mail log. Exit status 0 after TERM, 2 for a wrong
+    configuration (one line: file, key, remedy), 1 when the socket cannot be had.
+
+LIMITS
+    1 MiB of a message (milter.max_message_bytes), 256 KiB of header fields, 1,000
+    recipients of a report, 20 header fields added.
+
+SECURITY
+    Started as root it becomes settings.user before it reads a byte from outside.
+    The socket is made with mode 0660 in a folder that only the MTA's group enters.
+    Every failure inside lets the message pass unchanged.
+
+BUGS
+    libmilter keeps SIGHUP and SIGTERM for itself and takes up to five seconds to
+    leave; so a parent process takes the signals and starts the milter anew when it
+    dies.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import threading
+import time
+from typing import TYPE_CHECKING, Final
+
+import Milter
+import milter
+
+from milter_bounce.config import ConfigError
+from milter_bounce.decide.rule_toml import RulesError
+from milter_bounce.protocol import token
+from milter_bounce.protocol.genuine import Arrival
+from milter_bounce.protocol.milter import HEADER_NAME, Message, Step
+
+from . import keys, nanny
+from .desk import Desk
+from .heartbeat import Heartbeat
+from .maillog import MailLog
+from .settings import load_settings
+from .store import StoreError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from milter_bounce.config import Settings
+
+TIMEOUT_S: Final = 600
+"""Seconds that libmilter waits for the MTA: longer than any step of Postfix (300 s) or Sendmail."""
+
+BACKLOG: Final = 200
+BEAT_S: Final = 1.0
+MACROS: Final = "i {auth_authen} {client_addr} {client_port} {daemon_port} _"
+"""What is asked of the MTA at MAIL. Sent as str through the context: pymilter 1.0.5's own setsymlist() hands bytes to a
+C function that wants str since Python 3.11, and its negotiate() swallows the TypeError."""
+
+_NEVER: Final = milter.P_NOCONNECT | milter.P_NOHELO | milter.P_NODATA | milter.P_NOUNKNOWN
+_STEPS: Final = {Step.CONTINUE: Milter.CONTINUE, Step.ACCEPT: Milter.ACCEPT, Step.SKIP: Milter.SKIP}
+
+
+class Service:
+    """What all sessions of the milter share."""
+
+    def __init__(self, settings: Settings, log: MailLog, *, events: bool, explain: bool) -> None:
+        self.desk = Desk(settings, log, events=events, explain=explain)
+        self.log = log
+        self.use(settings)
+
+    def use(self, settings: Settings) -> None:
+        """Put `settings` in force for the sessions to come."""
+        self.settings = settings
+        self.networks = [ipaddress.ip_network(n) for n in settings.token.networks]
+
+    @property
+    def key(self) -> token.Key | None:
+        """The key that stamps outgoing mail, if it is to be stamped."""
+        return self.desk.engine.trust.keyring.stamping if self.settings.token.stamp else None
+
+    @property
+    def refuses(self) -> bool:
+        """Whether suppressed recipients are refused at RCPT."""
+        return self.settings.mode == "enforce" and self.settings.policy.refuse_suppressed
+
+    def is_ours(self, address: str | None) -> bool:
+        """Return whether a client's address is in the networks that send outgoing mail."""
+        try:
+            client = ipaddress.ip_address((address or "").removeprefix("IPv6:"))
+        except ValueError:
+            return False
+        return any(client in network for network in self.networks if network.version == client.version)
+
+
+class Session(Milter.Base):  # type: ignore[misc]
+    """One connection of the MTA; the conversation itself is in ``protocol.milter``."""
+
+    service: Service
+
+    def __init__(self) -> None:
+        self.message = Message(0)
+        self.queue_id: str | None = None
+        self.internal = False
+        self.can_skip = True
+
+    def negotiate(self, opts: list[int]) -> int:
+        """Switch off every step that is not needed, and the replies to headers."""
+        offered = opts[1]
+        wishes = _NEVER | milter.P_NR_HDR
+        if self.service.key is None and not self.service.refuses and not self.service.settings.token.verp:
+            wishes |= milter.P_NR_RCPT
+        opts[1] = offered & (wishes | milter.P_SKIP)
+        opts[2] = opts[3] = 0
+        self._protocol = opts[1]
+        self.can_skip = bool(offered & milter.P_SKIP)
+        try:
+            self._ctx.setsymlist(Milter.M_ENVFROM, MACROS)
+            self._ctx.setsymlist(Milter.M_EOM, "i {msg_id}")
+        except (TypeError, milter.error):  # an MTA without symbol lists sends its own choice of macros
+            pass
+        return int(Milter.CONTINUE)
+
+    def _answer(self, step: Step) -> int:
+        if step is Step.SKIP and not self.can_skip:
+            return int(Milter.CONTINUE)
+        return int(_STEPS[step])
+
+    def envfrom_bytes(self, sender: bytes, *params: bytes) -> int:
+        """Begin a message."""
+        del params
+        symbol = self._ctx.getsymval
+        self.message = Message(self.service.settings.milter.max_message_bytes, stamp=self.service.key is not None)
+        self.queue_id = symbol("i")
+        # Postfix's cleanup, for mail that did not come by SMTP, says port 0 (seen on 3.7.11); Sendmail says nothing
+        self.internal = symbol("{client_port}") == "0" and symbol("{daemon_port}") == "0"
+        address = symbol("{client_addr}") or _bracketed(symbol("_"))
+        ours = self.internal or bool(symbol("{auth_authen}")) or self.service.is_ours(address)
+        step = self.message.mail(sender)
+        self.message.outgoing = ours and not self.message.is_report
+        return self._answer(step)
+
+    def envrcpt_bytes(self, recipient: bytes, *params: bytes) -> int:
+        """Note a recipient; refuse a suppressed one where that is wanted."""
+        del params
+        self.message.rcpt(recipient)
+        if self._protocol & milter.P_NR_RCPT:
+            return int(Milter.NOREPLY)
+        if self.service.refuses and self.message.outgoing and not self.internal:
+            return self._refuse_suppressed(_text(recipient))
+        return int(Milter.CONTINUE)
+
+    def _refuse_suppressed(self, recipient: str) -> int:
+        try:
+            text = self.service.desk.refusal(recipient, _text(self.message.sender))
+        except StoreError:  # no store, no opinion
+            return int(Milter.CONTINUE)
+        if text is None:
+            return int(Milter.CONTINUE)
+        plain = text.encode("ascii", "backslashreplace").decode("ascii")
+        self._ctx.setreply("550", "5.1.1", plain.replace("%", "%%"))
+        return int(Milter.REJECT)
+
+    def header_bytes(self, name: str, value: bytes) -> int:
+        """Note a header field."""
+        raw = name.encode("utf-8", "surrogateescape") if isinstance(name, str) else name
+        self.message.header(raw, value)
+        return int(Milter.NOREPLY if self._protocol & milter.P_NR_HDR else Milter.CONTINUE)
+
+    def eoh(self) -> int:
+        """Let ordinary mail go."""
+        return self._answer(self.message.end_of_headers())
+
+    def body(self, chunk: bytes) -> int:
+        """Note a piece of the body."""
+        return self._answer(self.message.body(chunk))
+
+    def eom(self) -> int:
+        """Judge a report, stamp outgoing mail; whatever goes wrong, the message passes."""
+        try:
+            self.queue_id = self._ctx.getsymval("i") or self.queue_id
+            for index in range(self.message.forged_headers, 0, -1):
+                self._ctx.chgheader(HEADER_NAME, index, "")
+            if self.message.is_report:
+                return self._report()
+            if self.message.outgoing:
+                self._stamp()
+        except Exception as error:  # mail flows: our fault must not become the MTA's
+            self.service.log.warning(f"{self.queue_id}: milter failed, the message passes: {error!r}")
+        return int(Milter.ACCEPT)
+
+    def _report(self) -> int:
+        message = self.message
+        came_to = tuple(map(_text, message.recipients))
+        own = self.internal and message.sender.strip() in {b"", b"<>"}
+        handled = self.service.desk.handle(message.content(), self.queue_id, Arrival(came_to, own))
+        if self.service.settings.milter.header:
+            for value in handled.headers:
+                self._ctx.addheader(HEADER_NAME, value)
+        if handled.refuse == "quarantine":
+            self._ctx.quarantine("milter-bounce: report without a valid token")
+        if handled.refuse == "reject" and not self.internal:
+            self._ctx.setreply("550", "5.7.1", "this delivery report is not about a message of ours")
+            return int(Milter.REJECT)
+        return int(Milter.ACCEPT)
+
+    def _stamp(self) -> None:
+        key = self.service.key
+        message_id = next((v for n, v in self.message.headers if n.lower() == b"message-id"), None)
+        if key is None or message_id is None:
+            return
+        sender, recipients = _text(self.message.sender), map(_text, self.message.recipients)
+        day = keys.today()
+        value = token.mint(key, day, sender, token.fold_message_id(_text(message_id)), recipients)
+        self._ctx.addheader(token.HEADER_NAME, value)
+
+    def close(self) -> int:
+        """Forget the connection."""
+        return int(Milter.CONTINUE)
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode("utf-8", "surrogateescape").strip()
+
+
+def _bracketed(symbol: str | None) -> str | None:
+    """Return the address in ``name [192.0.2.1]``, the macro `_` of both MTAs."""
+    return symbol.rpartition("[")[2].partition("]")[0] if symbol and "[" in symbol else None
+
+
+def _listen(settings: Settings) -> str:
+    """Return libmilter's name for the socket, its way cleared."""
+    name = settings.milter.socket
+    if name.startswith("unix:"):
+        path = name.removeprefix("unix:")
+        nanny.clear_socket(path)
+        os.umask(0o117)
+    return name
+
+
+def _serve(settings: Settings, config_path: Path | None, orders: int, *, events: bool, explain: bool) -> int:
+    """Run the milter in this process until it is told to end; `orders` is the read end of the parent's pipe."""
+    log = MailLog(settings.log, "milterd")
+    service = Service(settings, log, events=events, explain=explain)
+    Session.service = service
+
+    def obey() -> None:
+        """Reload at each byte; end when the parent is gone."""
+        while os.read(orders, 1):
+            try:
+                fresh = load_settings(config_path)
+                service.desk.reload(fresh)
+                service.use(fresh)
+                log.line("configuration, rules and keys read again")
+            except (ConfigError, RulesError) as error:
+                log.warning(f"not reloaded, what was in force stays: {error}")
+        os._exit(0)
+
+    def live() -> None:
+        heart = Heartbeat()
+        heart.ready()
+        while True:
+            heart.beat()
+            time.sleep(BEAT_S)
+
+    threading.Thread(target=obey, daemon=True).start()
+    threading.Thread(target=live, daemon=True).start()
+    Milter.factory = Session
+    Milter.set_flags(Milter.ADDHDRS | Milter.CHGHDRS | Milter.QUARANTINE | milter.SETSYMLIST)
+    milter.setbacklog(BACKLOG)
+    log.line(f"listening on {settings.milter.socket}, mode {settings.mode}")
+    Milter.runmilter("milter-bounce", _listen(settings), TIMEOUT_S, rmsock=False)
+    return 0
+
+
+def main(settings: Settings, config_path: Path | None = None, *, events: bool = False, explain: bool = False) -> int:
+    """Run milterd until TERM; return the exit status.
+
+    Raises:
+        ConfigError, RulesError: before anything is started.
+    """
+    nanny.drop_privileges(settings)
+    return nanny.supervise(
+        lambda orders: _serve(settings, config_path, orders, events=events, explain=explain),
+        MailLog(settings.log, "milterd"),
+    )

@@ -1,0 +1,161 @@
+"""A parent for a program whose library keeps the signals for itself (libmilter).
+
+The parent takes HUP and TERM, hands HUP on through a pipe, starts the child anew
+when it dies, and leaves nothing behind when it ends. When the parent itself is
+killed, the child reads the end of the pipe and ends as well.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import signal
+import socket
+import stat
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from milter_bounce.config import ConfigError, Settings
+from milter_bounce.decide.rule_toml import RulesError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .maillog import MailLog
+
+LEAVE_S: Final = 5.0
+"""Seconds that the child has to leave; libmilter needs about four (sendmail/SENDMAIL.md, pitfall 7)."""
+
+REST_S: Final = 1.0
+"""Seconds before a child that died at once is started again: a broken start must not spin."""
+
+WRONG_CONFIGURATION: Final = 2
+_SIGNALS: Final = {signal.SIGHUP, signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
+
+
+def drop_privileges(settings: Settings) -> None:
+    """Become settings.user when started as root; an empty user stays root (tests only).
+
+    Raises:
+        ConfigError: there is no such user.
+    """
+    if os.geteuid() != 0 or not settings.user:
+        return
+    try:
+        entry = pwd.getpwnam(settings.user)
+    except KeyError:
+        raise ConfigError(
+            f"user = {settings.user!r}: no such user; adduser --system --group {settings.user}, or name another"
+        ) from None
+    os.initgroups(settings.user, entry.pw_gid)
+    os.setgid(entry.pw_gid)
+    os.setuid(entry.pw_uid)
+
+
+def clear_socket(path: str) -> None:
+    """Remove a socket that nobody listens on any more.
+
+    Raises:
+        ConfigError: something else lies there, or a program still listens.
+    """
+    try:
+        kind = os.lstat(path).st_mode
+    except FileNotFoundError:
+        if not Path(path).parent.is_dir():
+            raise ConfigError(f"{path}: its folder is missing; make it (see conf/postfix)") from None
+        return
+    if not stat.S_ISSOCK(kind):
+        raise ConfigError(f"{path}: is no socket; remove it or name another")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1)
+        try:
+            probe.connect(path)
+        except OSError:
+            Path(path).unlink(missing_ok=True)
+        else:
+            raise ConfigError(f"{path}: another program listens there; stop it first")
+
+
+def _child(serve: Callable[[int], int], orders: int) -> int:
+    """Run `serve` in a fresh child; never returns to the caller's code."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+    try:
+        return serve(orders)
+    except (ConfigError, RulesError) as error:
+        sys.stderr.write(f"milter-bounce: {error}\n")
+        return WRONG_CONFIGURATION
+    except Exception as error:  # the parent starts a new child; this one tells why it went
+        sys.stderr.write(f"milter-bounce: {type(error).__name__}: {error}\n")
+        return 1
+
+
+class _Nanny:
+    def __init__(self, serve: Callable[[int], int], log: MailLog) -> None:
+        self._serve, self._log = serve, log
+        self._pid = self._orders = 0
+        self._started = 0.0
+
+    def start(self) -> None:
+        """Fork a child; it gets the read end of a new pipe."""
+        reading, self._orders = os.pipe()
+        self._started = time.monotonic()
+        self._pid = os.fork()
+        if self._pid == 0:
+            os.close(self._orders)
+            code = _child(self._serve, reading)
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+        os.close(reading)
+
+    def reap(self) -> int | None:
+        """Return the child's exit status once it has died, negative for a signal; None while it lives."""
+        pid, status = os.waitpid(self._pid, os.WNOHANG)
+        if pid == 0:
+            return None
+        os.close(self._orders)
+        return os.waitstatus_to_exitcode(status)
+
+    def reload(self) -> None:
+        os.write(self._orders, b"r")
+
+    def end(self) -> None:
+        """End the child, by force when it does not leave."""
+        os.kill(self._pid, signal.SIGTERM)
+        deadline = time.monotonic() + LEAVE_S
+        while self.reap() is None:
+            if time.monotonic() > deadline:
+                os.kill(self._pid, signal.SIGKILL)
+            time.sleep(0.02)
+
+    def again(self, code: int) -> None:
+        """Start a new child for one that died."""
+        how = f"signal {-code}" if code < 0 else f"exit status {code}"
+        self._log.warning(f"the program died ({how}) and is started again")
+        time.sleep(max(0.0, REST_S - (time.monotonic() - self._started)))
+        self.start()
+
+
+def supervise(serve: Callable[[int], int], log: MailLog) -> int:
+    """Run ``serve(orders)`` in a child until TERM; return the exit status.
+
+    `orders` is a file descriptor: each byte on it means "reload", its end means that the parent is gone.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    nanny = _Nanny(serve, log)
+    nanny.start()
+    settled = False
+    while True:
+        match signal.sigwait(_SIGNALS):
+            case signal.SIGHUP:
+                nanny.reload()
+            case signal.SIGTERM | signal.SIGINT:
+                nanny.end()
+                return 0
+            case signal.SIGCHLD if (code := nanny.reap()) is not None:
+                if code == WRONG_CONFIGURATION and not settled:
+                    return code
+                settled = True
+                nanny.again(code)
