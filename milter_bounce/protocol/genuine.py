@@ -61,6 +61,9 @@ def believe(report: DeliveryReport, status: DeliveryStatus, arrival: Arrival, tr
         return Proof(True, "this MTA made the report")
     decoded = verp_recipient(arrival, trust)
     if decoded is not None and decoded.tag is not None:
+        named = [token.fold_address(r) for r in (status.recipient, status.original_recipient) if r]
+        if named and token.fold_address(decoded.recipient) not in named:
+            return Proof(False, "the report is about another recipient than its VERP address")
         return token.check_verp_tag(decoded.tag, trust.keyring, decoded.recipient)
     if not trust.keyring:
         return Proof(False, "there is no key to check a token with (milter-bounce keys new)")

@@ -5,8 +5,8 @@ whether a returned one proves that a report is about our message and recipient.
 Does not: read keys from disk or know the day (both are arguments).
 
 The value is ``v1; k=KEY; d=DAY; m=MAC; r=MAC,MAC...`` - DAY counts days since
-1970-01-01 UTC; ``m`` covers version, key, day, envelope sender and Message-ID;
-each ``r`` one recipient besides. ``r=*`` stands for more recipients than
+1970-01-01 UTC; ``m`` covers version, key, day, envelope sender, Message-ID
+and whether recipients are named; each ``r`` one recipient besides. ``r=*`` stands for more recipients than
 `RECIPIENT_CAP`: then the token covers the message as a whole, whoever got it.
 
 STRENGTH
@@ -98,13 +98,18 @@ def _mac(key: Key, size: int, *words: str) -> str:
     return base64.urlsafe_b64encode(hmac.new(key.secret, text, hashlib.sha256).digest()[:size]).decode().rstrip("=")
 
 
+def _reach(covered: str) -> str:
+    """Return what ``m`` also covers: whether the token is for the whole message, so that none can be widened."""
+    return "whole" if covered == "*" else "each"
+
+
 def mint(key: Key, day: int, sender: str, message_id: str, recipients: Iterable[str]) -> str:
     """Return the header's value for one outgoing message."""
-    message = ("message", str(day), fold_address(sender), message_id)
+    words = (str(day), fold_address(sender), message_id)
     each = list(dict.fromkeys(map(fold_address, recipients)))
-    macs = [_mac(key, RECIPIENT_MAC_BYTES, "recipient", *message[1:], r) for r in each[: RECIPIENT_CAP + 1]]
+    macs = [_mac(key, RECIPIENT_MAC_BYTES, "recipient", *words, r) for r in each[: RECIPIENT_CAP + 1]]
     covered = "*" if not macs or len(each) > RECIPIENT_CAP else ",".join(macs)
-    return f"{VERSION}; k={key.id}; d={day}; m={_mac(key, MAC_BYTES, *message)}; r={covered}"
+    return f"{VERSION}; k={key.id}; d={day}; m={_mac(key, MAC_BYTES, _reach(covered), *words)}; r={covered}"
 
 
 def check(
@@ -141,7 +146,7 @@ def check(
         return Proof(False, "the report returns no Message-ID for the token to cover")
     for sender in map(fold_address, senders):
         words = (str(day), sender, message_id)
-        if hmac.compare_digest(_mac(key, MAC_BYTES, "message", *words), mac):
+        if hmac.compare_digest(_mac(key, MAC_BYTES, _reach(covered), *words), mac):
             return _covers(key, words, covered, [fold_address(r) for r in recipients if r])
     return Proof(False, "the token is not for a message of the address that the report came to")
 

@@ -1,0 +1,155 @@
+"""The report token: what it proves and every way in which a wrong one fails."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from milter_bounce.delivery import DeliveryReport, DeliveryStatus, Kind
+from milter_bounce.protocol import token, verp
+from milter_bounce.protocol.genuine import Arrival, Trust, believe
+from milter_bounce.protocol.token import Key, Keyring, check, mint
+
+DAY = 20777
+OLD, NEW = Key("old1", b"o" * 32, DAY - 30), Key("new1", b"n" * 32, DAY)
+RING = Keyring([OLD, NEW])
+SENDER, MESSAGE, RECIPIENT = "news@example.com", "1.2@example.com", "You@Example.NET"
+GOOD = mint(NEW, DAY, SENDER, MESSAGE, [RECIPIENT, "other@example.org"])
+
+
+def proof(value=GOOD, **changed):
+    facts = {
+        "today": DAY + 3,
+        "max_age": 14,
+        "senders": [f"<{SENDER}>"],
+        "message_id": MESSAGE,
+        "recipients": (RECIPIENT, None),
+    } | changed
+    return check(value, RING, **facts)
+
+
+def test_youngest_key_stamps():
+    """Of several keys the one made last stamps; all are believed."""
+    assert RING.stamping is NEW
+    assert proof(mint(OLD, DAY, SENDER, MESSAGE, [RECIPIENT])).genuine
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        pytest.param({}, id="as-sent"),
+        pytest.param({"recipients": ("you@example.net", None)}, id="case-changed-on-the-way"),
+        pytest.param({"recipients": (None, RECIPIENT)}, id="original-recipient-only"),
+        pytest.param({"value": GOOD.replace("; ", ";\r\n\t").replace(";\r\n\t", "; ")}, id="folded"),
+        pytest.param({"value": GOOD.replace(",", ",\r\n ")}, id="folded-in-the-list"),
+        pytest.param({"today": DAY + 14}, id="last-day"),
+        pytest.param({"today": DAY - 1}, id="clock-of-another-host"),
+        pytest.param({"senders": ["x@example.com", SENDER]}, id="one-of-several-addresses"),
+    ],
+)
+def test_token_proves_its_own_message_and_recipient(changed):
+    """A token that came back as sent is believed."""
+    assert proof(**changed).genuine
+
+
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        pytest.param({"recipients": ("victim@example.org", None)}, "does not cover this recipient", id="replayed"),
+        pytest.param({"senders": ["boss@example.com"]}, "not for a message of the address", id="other-sender"),
+        pytest.param({"message_id": "9@example.com"}, "not for a message", id="other-message"),
+        pytest.param({"message_id": None}, "no Message-ID", id="no-message-id"),
+        pytest.param({"today": DAY + 15}, "believed for 14 days", id="too-old"),
+        pytest.param({"today": DAY - 2}, "believed for 14 days", id="from-the-future"),
+        pytest.param(
+            {"value": mint(Key("gone", b"g" * 32), DAY, SENDER, MESSAGE, [RECIPIENT])}, "not among ours", id="old-key"
+        ),
+        pytest.param(
+            {"value": mint(Key("new1", b"x" * 32), DAY, SENDER, MESSAGE, [RECIPIENT])}, "not for a", id="forged"
+        ),
+        pytest.param({"value": GOOD[:40]}, "malformed or cut", id="truncated"),
+        pytest.param({"value": GOOD.replace("m=", "m=A", 1)}, "malformed", id="mac-longer"),
+        pytest.param({"value": GOOD.replace(f"d={DAY}", f"d={DAY + 1}")}, "not for a message", id="day-changed"),
+        pytest.param({"value": GOOD.replace("d=2", "d=٢")}, "malformed", id="unicode-digit"),
+        pytest.param({"value": GOOD.split("r=", maxsplit=1)[0] + "r=*"}, "not for a message", id="widened"),
+        pytest.param({"value": ""}, "malformed", id="empty"),
+        pytest.param({"recipients": (None, None)}, "does not cover", id="no-recipient"),
+    ],
+)
+def test_wrong_token_proves_nothing(changed, why):
+    """Each way of being wrong is refused, and the reason says which it was."""
+    found = proof(**changed)
+    assert not found.genuine
+    assert why in found.reason
+
+
+def test_token_for_many_covers_the_whole_message_only():
+    """Above the cap there is one MAC for the whole; at the cap each recipient has his own."""
+    many = [f"u{n}@example.net" for n in range(token.RECIPIENT_CAP + 1)]
+    whole, each = mint(NEW, DAY, SENDER, MESSAGE, many), mint(NEW, DAY, SENDER, MESSAGE, many[:-1])
+    assert whole.endswith("r=*")
+    assert proof(whole, recipients=(many[3], None)).genuine
+    assert not proof(whole, senders=["other@example.com"], recipients=(many[3], None)).genuine
+    assert not proof(each, recipients=(many[-1], None)).genuine
+    assert len(each) < token.VALUE_LIMIT
+
+
+@given(st.text())
+def test_any_text_is_no_token(text):
+    """No text that we did not make is believed, and none raises."""
+    assert not proof(text).genuine
+
+
+PATTERN = "bounce+{tag}={user}={domain}@lists.example.com"
+
+
+def report(headers=()) -> DeliveryReport:
+    return DeliveryReport(Kind.DSN, original_headers=tuple(headers))
+
+
+def test_keyed_verp_is_a_proof_and_plain_verp_is_none():
+    """The tag proves the recipient; without a tag the address only names him."""
+    tagged = verp.encode(PATTERN, "jo=e@example.net", token.verp_tag(NEW, "jo=e@example.net"))
+    trust = Trust(RING, (verp.compile_pattern(PATTERN), verp.compile_pattern("b+{user}={domain}@l.example")), DAY)
+    status = DeliveryStatus("jo=e@example.net")
+    assert believe(report(), status, Arrival((tagged.upper(),)), trust).genuine
+    wrong = tagged.replace("jo=e", "an=n")
+    assert not believe(report(), status, Arrival((wrong,)), trust).genuine
+    plain = believe(report(), status, Arrival(("b+jo=example.net@l.example",)), trust)
+    assert not plain.genuine
+    assert "proves nothing" in plain.reason
+
+
+def test_keyed_verp_does_not_convict_another_recipient():
+    """A keyed address proves a report about the recipient it names, not about whom the report claims."""
+    tagged = verp.encode(PATTERN, "me@example.net", token.verp_tag(NEW, "me@example.net"))
+    trust = Trust(RING, (verp.compile_pattern(PATTERN),), DAY)
+    found = believe(report(), DeliveryStatus("victim@example.org"), Arrival((tagged,)), trust)
+    assert not found.genuine
+
+
+def test_own_report_needs_no_token():
+    """What this MTA made itself is believed."""
+    assert believe(report(), DeliveryStatus("a@example.net"), Arrival(own=True), Trust()).genuine
+
+
+def test_token_among_returned_headers_is_found():
+    """The first token field of the returned headers counts, with the Message-ID beside it."""
+    headers = [("Message-ID", f" <{MESSAGE}>"), ("x-milter-bounce-token", GOOD)]
+    status = DeliveryStatus(RECIPIENT)
+    arrival = Arrival((f"<{SENDER}>",))
+    assert believe(report(headers), status, arrival, Trust(RING, (), DAY)).genuine
+    assert "no token" in believe(report(headers[:1]), status, arrival, Trust(RING, (), DAY)).reason
+    assert "no key" in believe(report(headers), status, arrival, Trust(Keyring(), (), DAY)).reason
+
+
+@pytest.mark.parametrize(
+    "pattern", ["bounce@example.com", "b+{user}@example.com", "b+{user}={domain}={user}@x", "b+{usr}={domain}@x"]
+)
+def test_bad_verp_pattern_is_refused(pattern):
+    """A pattern without its fields says what it needs."""
+    with pytest.raises(ValueError, match=re.escape("{user} and {domain}")):
+        verp.compile_pattern(pattern)
