@@ -1,0 +1,190 @@
+"""What logd does with lines: read, judged, remembered; then told.
+
+Goes in: batches of log lines with the position behind them. Goes out: to the
+store, everything of a batch and its position in one transaction; after that,
+to the mail log, one line per failed attempt and notice, and to the notifier.
+
+A batch that the store does not take is kept and tried again: nothing is read
+meanwhile, so nothing is lost and nothing counts twice.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from typing import TYPE_CHECKING, Final
+
+from milter_bounce.delivery import Action
+from milter_bounce.parse.logline import Delivery, Expired, LogEvent, Removed
+from milter_bounce.pipeline import judge
+from milter_bounce.verdict import event, log_line, notice_line
+
+from .store import LogPosition
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from milter_bounce.decide.ruleset import RuleSet
+    from milter_bounce.delivery import DeliveryStatus
+    from milter_bounce.parse.log import LogReader
+    from milter_bounce.pipeline import Adviser
+    from milter_bounce.verdict import Notice
+
+    from .logtail import Batch
+    from .maillog import MailLog
+    from .notify import Notifier
+    from .store import Batch as Changes
+    from .store import Store
+
+AHEAD: Final = timedelta(minutes=5)
+"""A time stamp further in the future than this is a wrong clock's: the time of reading counts instead."""
+
+DOMAINS_KEPT: Final = 50_000
+
+
+def domain_of(address: str) -> str:
+    """Return the domain of an address in lower case; empty where it has none."""
+    return address.rpartition("@")[2].lower() if "@" in address else ""
+
+
+class Told:
+    """What is to be told once a batch is committed."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.events: list[str] = []
+        self.notices: list[Notice] = []
+
+
+class Learner:
+    """Learns from one log.
+
+    Args:
+        name: what the log's position is stored under.
+        reader: reads its lines.
+        rules: classify; replaced by `use` at a reload.
+        adviser: advises.
+        store: remembers.
+        log: where advice lines go.
+        notifier: whom block notices go to.
+        events: whether each outcome is printed as a line of JSON.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        reader: LogReader,
+        rules: RuleSet,
+        adviser: Adviser,
+        store: Store,
+        log: MailLog,
+        notifier: Notifier,
+        *,
+        events: bool = False,
+    ) -> None:
+        self._name, self._reader, self._store = name, reader, store
+        self._log, self._notifier, self._events = log, notifier, events
+        self._domains: dict[str, str | None] = {}
+        self._waiting: tuple[list[LogEvent], str | None] | None = None
+        self.use(rules, adviser, notifier)
+
+    def use(self, rules: RuleSet, adviser: Adviser, notifier: Notifier) -> None:
+        """Go on with these."""
+        self._rules, self._adviser, self._notifier = rules, adviser, notifier
+        self._operator = lru_cache(maxsize=4096)(rules.operator_of)
+
+    def take(self, batch: Batch, now: datetime) -> None:
+        """Read the lines of a batch; `commit` learns from them."""
+        self._reader.stamps.now = now
+        events = list(self._reader.feed_all(batch.lines))
+        self._waiting = (events, batch.position)
+
+    def commit(self, now: datetime) -> int:
+        """Remember what was taken, and tell; return how many deliveries that was.
+
+        Raises:
+            StoreError: nothing was remembered or told; call again.
+        """
+        if self._waiting is None:
+            return 0
+        events, position = self._waiting
+        told, count = Told(), 0
+        with self._store.batch() as changes:
+            for found in events:
+                count += self._learn(changes, found, now, told)
+            if position is not None:
+                changes.position(LogPosition(self._name, cursor=position))
+        self._waiting = None
+        self._tell(told)
+        return count
+
+    def _learn(self, changes: Changes, found: LogEvent, now: datetime, told: Told) -> int:
+        if isinstance(found, Delivery):
+            if found.ours or found.probe or not found.status.recipient:
+                return 0
+            self._delivery(changes, found.status, _moment(found.status.at, now), told)
+            return 1
+        if isinstance(found, Expired):
+            self._notice(changes.expired(found.queue_id, _moment(found.at, now)), told)
+        elif isinstance(found, Removed):
+            changes.gone(found.queue_id)
+        return 0
+
+    def _delivery(self, changes: Changes, status: DeliveryStatus, moment: datetime, told: Told) -> None:
+        recipient = status.recipient or ""
+        if status.action is Action.DELIVERED:
+            operator = self._operator(status.remote_mta)
+            ended = changes.delivered(recipient, moment, queue_id=status.queue_id, operator=operator)
+            if ended:
+                self._notice(ended, told)
+            self._learn_operator(changes, recipient, operator, moment)
+            return
+        outcome = judge(status, self._rules, changes.recall, self._adviser, moment)
+        if outcome.classification.gate:
+            return
+        told.lines.append(log_line(outcome))
+        if self._events:
+            told.events.append(json.dumps(event(outcome)))
+        self._notice(changes.record(outcome, moment), told)
+        if status.remote_mta:
+            self._learn_operator(changes, recipient, outcome.classification.operator, moment)
+
+    def _learn_operator(self, changes: Changes, recipient: str, operator: str | None, moment: datetime) -> None:
+        """Remember who runs a domain when that is news to us; a relay that nobody knows says nothing of the domain."""
+        domain = domain_of(recipient)
+        if operator is None or not domain or self._domains.get(domain) == operator:
+            return
+        if len(self._domains) >= DOMAINS_KEPT:
+            self._domains.clear()
+        self._domains[domain] = operator
+        changes.learn_operator(domain, operator, moment)
+
+    def _notice(self, notices: Sequence[Notice], told: Told) -> None:
+        told.notices += notices
+        told.lines += map(notice_line, notices)
+
+    def notices(self, notices: Sequence[Notice]) -> None:
+        """Tell of what began or ended without a line of the log: a block that expired."""
+        told = Told()
+        self._notice(notices, told)
+        self._tell(told)
+
+    def _tell(self, told: Told) -> None:
+        for line in told.lines:
+            self._log.line(line)
+        if told.events:
+            sys.stdout.write("\n".join(told.events) + "\n")
+            sys.stdout.flush()
+        self._notifier.tell(told.notices)
+
+
+def _moment(at: datetime | None, now: datetime) -> datetime:
+    """Return when a line was written, as far as that can be believed."""
+    return at if at is not None and at <= now + AHEAD else now
+
+
+def utc_now() -> datetime:
+    """Return the time, aware."""
+    return datetime.now(UTC)

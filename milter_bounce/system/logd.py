@@ -1,0 +1,220 @@
+"""logd - follows the mail log and advises on every failed attempt.
+
+SYNOPSIS
+    milter-bounce logd [-c CONF] [--follow WHAT] [--from-start] [--events jsonl]
+
+DESCRIPTION
+    Reads the delivery lines of Postfix and Sendmail as they are written ([log] follow:
+    a file, the journal or standard input), classifies each, remembers it in the store
+    and writes one advice line per failed attempt into the mail log; further lines tell
+    when an episode ends, a destination is backed off, a block begins and ends. The
+    position in the log commits in the transaction that remembers what was read: a
+    kill -9 loses nothing and counts nothing twice.
+
+SIGNALS
+    HUP reads configuration and rules again; broken ones leave the old in force and log
+    why. TERM and INT end the program after the batch under way.
+
+DIAGNOSTICS
+    Warnings go to the mail log. Exit status 0 after TERM or at the end of standard
+    input, 2 for a wrong configuration (one line: file, key, remedy).
+
+LIMITS
+    1 MiB of log in one transaction; see logtail and parse/log for lines and memory.
+
+SECURITY
+    Started as root it becomes settings.user before it reads the log; that user must be
+    allowed to (Debian: group adm). Replies in the log are outside text: they are read by
+    Postfix's own form alone, and escaped wherever they are written.
+
+BUGS
+    Lines that were committed but not yet written when the program was killed are not
+    written again. See also DESIGN.md section 6, postlogd(8), journalctl(1).
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from typing import TYPE_CHECKING, Final
+
+from milter_bounce.config import ConfigError
+from milter_bounce.decide.rule_toml import RulesError
+from milter_bounce.parse.log import LogReader
+
+from .advising import make_adviser, make_store
+from .heartbeat import Heartbeat
+from .learner import Learner, utc_now
+from .logsource import followed, local_zone, make_source
+from .logtail import Batch
+from .maillog import MailLog
+from .nanny import drop_privileges
+from .notify import Notifier
+from .rulefiles import load_rules
+from .settings import load_settings
+from .store import StoreError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from types import FrameType
+
+    from milter_bounce.config import Settings
+
+    from .logsource import Source
+    from .store import Store
+
+TURN_S: Final = 0.5
+"""Seconds that one turn waits for lines: as often as the heartbeat wants."""
+
+REST_S: Final = (0.2, 0.5, 1.0, 2.0)
+"""Seconds between two tries of a store that cannot be used."""
+
+GRUMBLE_S: Final = 60.0
+"""Seconds between two warnings about the same trouble."""
+
+_NOTHING: Final = Batch([], None)
+EXPIRE_EVERY_S: Final = 60.0
+PRUNE_EVERY_S: Final = 3600.0
+
+
+class Logd:
+    """The loop: a batch, its commit, now and then the housekeeping."""
+
+    def __init__(self, settings: Settings, config_path: Path | None, *, events: bool) -> None:
+        self._settings, self._config_path = settings, config_path
+        self.log = MailLog(settings.log, "logd")
+        self.store: Store = make_store(settings)
+        self._heart = Heartbeat()
+        self._stopping = self._reload = False
+        self._told: dict[str, float] = {}
+        self._expired = self._pruned = time.monotonic()
+        self._reader = LogReader(utc_now(), local_zone())
+        self._name = followed(settings.log)
+        rules, adviser = load_rules(settings), make_adviser(settings)
+        notifier = Notifier(settings.notify, self.log)
+        self.learner = Learner(self._name, self._reader, rules, adviser, self.store, self.log, notifier, events=events)
+
+    # -- signals -----------------------------------------------------------------
+
+    def stop(self, number: int = 0, frame: FrameType | None = None) -> None:
+        """End after the batch under way."""
+        del number, frame
+        self._stopping = True
+
+    def reload(self, number: int = 0, frame: FrameType | None = None) -> None:
+        """Read configuration and rules again before the next batch."""
+        del number, frame
+        self._reload = True
+
+    def _do_reload(self) -> None:
+        self._reload = False
+        try:
+            settings = load_settings(self._config_path)
+            parts = load_rules(settings), make_adviser(settings), Notifier(settings.notify, self.log)
+        except (ConfigError, RulesError) as error:
+            self.log.warning(f"not reloaded, the old configuration stays in force: {error}")
+            return
+        self._settings = settings
+        self.learner.use(*parts)
+
+    # -- the loop ------------------------------------------------------------------
+
+    def run(self) -> int:
+        """Work until told to stop, or until standard input ends; return the exit status."""
+        position = self._known_position()
+        source = make_source(self._name, position, from_start=self._settings.log.from_start)
+        self._heart.ready()
+        self.log.line(f"started, following {self._name} {'where it left off' if position else 'for the first time'}")
+        try:
+            while not self._stopping:
+                self._heart.beat()
+                if self._reload:
+                    self._do_reload()
+                batch = self._batch(source)
+                if batch is None:
+                    break
+                if batch.lines:
+                    self.learner.take(batch, utc_now())
+                    self._commit()
+                self._housekeeping()
+        finally:
+            self._heart.stopping()
+            source.close()
+            self.store.close()
+        return 0
+
+    def _known_position(self) -> str | None:
+        """Return where the log was left; wait for a store that cannot tell, for guessing would count twice."""
+        tries = 0
+        while not self._stopping:
+            try:
+                known = self.store.log_position(self._name)
+            except StoreError as error:
+                self._grumble("store", f"waits for the store: {error}")
+                self._rest(tries)
+                tries += 1
+            else:
+                return known.cursor if known else None
+        return None
+
+    def _batch(self, source: Source) -> Batch | None:
+        try:
+            return source.batch(TURN_S)
+        except OSError as error:
+            self._grumble("source", f"cannot read {self._name}: {error}")
+            time.sleep(TURN_S)
+            return _NOTHING
+
+    def _commit(self) -> None:
+        """Commit what was taken, however often that takes; the log can wait, it is on disk."""
+        tries = 0
+        while not self._stopping or tries == 0:
+            try:
+                self.learner.commit(utc_now())
+            except StoreError as error:
+                self._grumble("store", f"the log is not learnt from for now, nothing is lost: {error}")
+                self._rest(tries)
+                tries += 1
+            else:
+                if tries:
+                    self._told.pop("store", None)
+                    self.log.line(f"the store is back after {tries} tries; catching up")
+                return
+
+    def _rest(self, tries: int) -> None:
+        self._heart.beat()
+        time.sleep(REST_S[min(tries, len(REST_S) - 1)])
+        self._heart.beat()
+
+    def _grumble(self, what: str, text: str) -> None:
+        now = time.monotonic()
+        if now - self._told.get(what, -GRUMBLE_S) >= GRUMBLE_S:
+            self._told[what] = now
+            self.log.warning(text)
+
+    def _housekeeping(self) -> None:
+        now = time.monotonic()
+        scale = self._settings.advice.time_scale
+        try:
+            if now - self._expired >= max(EXPIRE_EVERY_S * scale, TURN_S):
+                self._expired = now
+                self.learner.notices(self.store.expire(utc_now()))
+            if now - self._pruned >= PRUNE_EVERY_S:
+                self._pruned = now
+                self.store.prune(utc_now())
+        except StoreError as error:
+            self._grumble("store", f"housekeeping is put off: {error}")
+
+
+def main(settings: Settings, config_path: Path | None = None, *, events: bool = False) -> int:
+    """Run logd until TERM; return the exit status.
+
+    Raises:
+        ConfigError, RulesError: before anything is started.
+    """
+    drop_privileges(settings)
+    daemon = Logd(settings, config_path, events=events)
+    signal.signal(signal.SIGTERM, daemon.stop)
+    signal.signal(signal.SIGINT, daemon.stop)
+    signal.signal(signal.SIGHUP, daemon.reload)
+    return daemon.run()
