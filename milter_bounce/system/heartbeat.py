@@ -13,13 +13,15 @@ DESCRIPTION
     Without either nothing is written.
 
 LIMITS
-    A beat never waits: one that finds the pipe full is dropped.
+    A beat never waits: one that finds the pipe full is dropped. When nobody reads the
+    pipe any more, the program's process group gets SIGTERM.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import time
 from typing import Final
@@ -79,6 +81,13 @@ class Heartbeat:
         notify_systemd("STOPPING=1")
 
     def _write(self, byte: bytes) -> None:
-        if self._pipe is not None:
-            with contextlib.suppress(OSError):
-                os.write(self._pipe, byte)
+        if self._pipe is None:
+            return
+        try:
+            os.write(self._pipe, byte)
+        except BlockingIOError:
+            pass
+        except OSError:
+            # nobody reads: `milter-bounce run` was killed. The next one needs our sockets, so the whole group leaves.
+            self._pipe = None
+            os.killpg(0, signal.SIGTERM)
