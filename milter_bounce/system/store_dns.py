@@ -14,21 +14,26 @@ import contextlib
 import json
 import sqlite3
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import IntEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from milter_bounce.protocol.dnsbl import State
 
+from .sqlite_file import connect, guarded, identity
 from .store import StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
-    from pathlib import Path
+
+    from milter_bounce.verdict import BlocklistMention
 
 VERSION: Final = 1
 NAMED_LIMIT: Final = 10_000
 """Subjects named by refusals that are kept; anybody can write a refusal, so their number must end somewhere."""
+
+MENTION_EVERY: Final = timedelta(minutes=1)
 
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS dns_version (version INTEGER NOT NULL);
@@ -50,7 +55,6 @@ CREATE TABLE IF NOT EXISTS dns_named (
 CREATE TABLE IF NOT EXISTS dns_operator (
     domain TEXT NOT NULL PRIMARY KEY, kind INTEGER NOT NULL, operator INTEGER, until INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS dns_operator_name (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
-CREATE TABLE IF NOT EXISTS dns_wanted (domain TEXT NOT NULL PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS dns_told (topic TEXT NOT NULL PRIMARY KEY, at INTEGER NOT NULL) WITHOUT ROWID;
 """
 
@@ -132,31 +136,45 @@ def _maybe(epoch: int | None) -> datetime | None:
 class DnsStore:
     """The tables of ``dnsd``; opens the file when first used. One object per thread."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path | str, wait_s: float = 5.0) -> None:
+        self.path = Path(path)
+        self._wait_s = wait_s
         self._open: sqlite3.Connection | None = None
+        self._file: tuple[int, int] | None = None
 
     def _connection(self) -> sqlite3.Connection:
+        if self._open is not None and identity(self.path) != self._file:
+            self.close()  # the file was removed or replaced: what is written to the old one is lost
         if self._open is None:
-            self._open = sqlite3.connect(self.path, timeout=5, isolation_level=None)
-            self._open.execute("PRAGMA journal_mode=WAL")
-            self._open.execute("PRAGMA synchronous=NORMAL")
-            self._open.execute("BEGIN IMMEDIATE")
-            for statement in _SCHEMA.split(";\n"):
-                self._open.execute(statement)
-            if self._open.execute("SELECT version FROM dns_version").fetchone() is None:
-                self._open.execute("INSERT INTO dns_version VALUES (?)", (VERSION,))
-            self._open.execute("COMMIT")
+            self._open = connect(self.path, self._wait_s)
+            self._prepare(self._open)
+            self._file = identity(self.path)
         return self._open
+
+    @staticmethod
+    def _prepare(db: sqlite3.Connection) -> None:
+        there = db.execute("SELECT 1 FROM sqlite_master WHERE name = 'dns_version'").fetchone()
+        if there and db.execute("SELECT version FROM dns_version").fetchone() == (VERSION,):
+            return
+        db.execute("BEGIN IMMEDIATE")
+        try:
+            for statement in _SCHEMA.split(";\n"):
+                db.execute(statement)
+            db.execute("INSERT INTO dns_version SELECT ? WHERE NOT EXISTS (SELECT 1 FROM dns_version)", (VERSION,))
+            db.execute("COMMIT")
+        except BaseException:
+            db.execute("ROLLBACK")
+            raise
 
     @contextlib.contextmanager
     def _using(self) -> Iterator[sqlite3.Connection]:
         """Yield the connection; any trouble with the file becomes a `StoreError`, and the file is opened anew."""
         try:
-            yield self._connection()
-        except sqlite3.Error as error:
+            with guarded(self.path):
+                yield self._connection()
+        except StoreError:
             self.close()
-            raise StoreError(f"{self.path}: {error}; see `milter-bounce store check`") from None
+            raise
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -164,10 +182,11 @@ class DnsStore:
             db.execute("BEGIN IMMEDIATE")
             try:
                 yield db
+                db.execute("COMMIT")
             except BaseException:
-                db.execute("ROLLBACK")
+                if db.in_transaction:
+                    db.execute("ROLLBACK")
                 raise
-            db.execute("COMMIT")
 
     def close(self) -> None:
         """Close the file; the object may be used again all the same."""
@@ -262,15 +281,20 @@ class DnsStore:
 
     # who runs the mail of a domain
 
-    def want_operators(self, domains: Iterable[str]) -> None:
-        """Ask dnsd to find out who runs the mail of these domains."""
-        with self._transaction() as db:
-            db.executemany("INSERT OR IGNORE INTO dns_wanted VALUES (?)", ((domain,) for domain in domains))
-
-    def wanted_operators(self, limit: int) -> list[str]:
-        """Return domains that somebody asked for."""
+    def unknown_domains(self, since: datetime, now: datetime, limit: int) -> list[str]:
+        """Return domains of recipients that failed since then and whose operator nobody knows, log and DNS alike."""
         with self._using() as db:
-            return [domain for (domain,) in db.execute("SELECT domain FROM dns_wanted LIMIT ?", (limit,))]
+            rows = db.execute(
+                "SELECT DISTINCT substr(recipient, instr(recipient, '@') + 1) AS domain FROM recipients"
+                " WHERE last_failure >= ? AND instr(recipient, '@') > 0"
+                " AND NOT EXISTS (SELECT 1 FROM operators WHERE operators.domain ="
+                "   substr(recipient, instr(recipient, '@') + 1) AND operator <> '')"
+                " AND NOT EXISTS (SELECT 1 FROM dns_operator WHERE dns_operator.domain ="
+                "   substr(recipient, instr(recipient, '@') + 1) AND until > ?)"
+                " LIMIT ?",
+                (int(since.timestamp() * 1000), _epoch(now), limit),
+            )
+            return [domain for (domain,) in rows]
 
     def operator(self, domain: str, now: datetime) -> MailDomain | None:
         """Return who runs the mail of `domain`; None where the DNS was not asked, or too long ago."""
@@ -282,16 +306,14 @@ class DnsStore:
             ).fetchone()
         return None if row is None else MailDomain(domain, MailKind(row[0]), row[1], _when(row[2]))
 
-    def put_operators(self, found: Iterable[MailDomain], done: Iterable[str] = ()) -> None:
-        """Remember who runs these domains, and that `done` need no looking up any more."""
+    def put_operators(self, found: Iterable[MailDomain]) -> None:
+        """Remember who runs the mail of these domains."""
         with self._transaction() as db:
-            db.execute("PRAGMA temp_store=MEMORY")
             ids = self._operator_ids(db)
             for item in found:
                 number = None if item.operator is None else self._operator_id(db, ids, item.operator)
                 row = (item.domain, int(item.kind), number, _epoch(item.until))
                 db.execute("INSERT OR REPLACE INTO dns_operator VALUES (?,?,?,?)", row)
-            db.executemany("DELETE FROM dns_wanted WHERE domain = ?", ((domain,) for domain in done))
 
     @staticmethod
     def _operator_ids(db: sqlite3.Connection) -> dict[str, int]:
@@ -327,3 +349,24 @@ class DnsStore:
             return news
 
         return changed
+
+
+class Mentions:
+    """Hands the lists that refusals name on to dnsd; raises nothing, and writes each pair at most once a minute."""
+
+    def __init__(self, path: Path | str) -> None:
+        self._store = DnsStore(path, wait_s=0.2)
+        self._last: dict[tuple[str, str | None], datetime] = {}
+
+    def note(self, mentions: Iterable[BlocklistMention], now: datetime) -> None:
+        """Remember what a refusal named; a store that is away costs this hint, nothing else."""
+        for mention in mentions:
+            pair = (mention.zone, mention.listed)
+            last = self._last.get(pair)
+            if last is not None and abs(now - last) < MENTION_EVERY:
+                continue
+            if len(self._last) >= NAMED_LIMIT:
+                self._last.clear()
+            self._last[pair] = now
+            with contextlib.suppress(StoreError):
+                self._store.named(mention.zone, mention.listed, now)

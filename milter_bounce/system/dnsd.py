@@ -1,0 +1,469 @@
+"""dnsd - watches what the blocklists say about us, and who runs the mail of the domains we write to.
+
+SYNOPSIS
+    milter-bounce dnsd [-c CONF]
+
+DESCRIPTION
+    Asks every watched list (section [dns], rules/blocklists.toml) about every address and domain of ours, at
+    intervals, and at once when a refusal names a list. A list is believed only after its test entries came out right
+    (RFC 5782, 5), and only codes that its operator documents count. What is refused, broken or silent is unknown, and
+    what was known stays.
+
+    A listing that begins or ends is one line in the mail log, a notice, and a row in the store. A block that names
+    lists is lifted when none of them lists us any more; a list of weight advise never holds or lifts anything.
+
+    Recipient domains whose operator the log did not tell are looked up by their MX records.
+
+SIGNALS
+    HUP reads configuration, rules and keys again; broken ones leave the old in force and log why. TERM ends.
+
+DIAGNOSTICS
+    A list that is not believed, and one that is believed again, is one line each; lists with the same trouble share
+    theirs. A resolver that lists turn away is told once, with the remedy. Exit status 0 after TERM, 2 for a wrong
+    configuration (one line: file, key, remedy).
+
+LIMITS
+    Questions a second and under way (dns.queries_per_second, in_flight, in_flight_per_list); learnt addresses: 64;
+    look-ups of operators: 500 a minute.
+
+SECURITY
+    Started as root it becomes settings.user before it asks anything. Answers are believed only from the resolver
+    asked, to the very question. Keys of paid lists never leave this program but in questions.
+
+BUGS
+    The reason that a list gives (TXT) is its own text: it is escaped, and shown as it is.
+
+STANDARDS
+    RFC 5782 (DNS lists), RFC 2308 (negative answers), RFC 5452 (forged answers), RFC 7505 (null MX).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Final
+
+from milter_bounce.config import ConfigError
+from milter_bounce.decide.rule_toml import RulesError
+from milter_bounce.protocol.dnsbl import Family, Health, Zone, family_of, is_public, normal
+from milter_bounce.verdict import notice_line, printable
+
+from . import nanny
+from .advising import make_store
+from .dnsledger import GRACE, lifts, listing_line, notice_text, updated
+from .dnslists import Watchlist, make_resolver, own_subjects, watchlist, zone_name
+from .dnsmail import mail_domains
+from .dnswatch import Finding, Watcher
+from .heartbeat import Heartbeat
+from .maillog import MailLog
+from .rulefiles import load_rules
+from .settings import load_settings
+from .store import StoreError
+from .store_dns import DnsStore, ListingRecord, Named
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable
+    from pathlib import Path
+
+    from milter_bounce.config import Settings
+    from milter_bounce.decide.ruleset import RuleSet
+
+    from .resolver import Resolver
+    from .store import Store
+
+POLL_S: Final = 1.0
+"""Seconds between two looks for new refusals; costs one PRAGMA when nothing was written."""
+
+GATHER_S: Final = 5.0
+"""Lists that fail within so many seconds of each other share one line: a resolver that is down is one trouble."""
+
+BLOCKS_EVERY_S: Final = 10.0
+"""Seconds between two looks at the blocks that stand, when nothing was written."""
+
+OPERATORS_EVERY_S: Final = 60.0
+OPERATORS_AT_ONCE: Final = 500
+RECENT: Final = timedelta(days=2)
+LEARNT_LIMIT: Final = 64
+LEARNT_AFTER: Final = 2
+"""Refusals that must name an address before it counts as ours: one reply can say anything."""
+
+NAMED_DAYS: Final = timedelta(days=30)
+LOCK_WAIT_S: Final = 1.0
+"""How long the event loop may wait for another program's write; what is not written now is written next time."""
+
+REMEDY: Final = (
+    "lists turn away public and open resolvers: run a resolver of your own on this host (unbound, forwarding to nobody)"
+    " and name it in dns.nameservers; until then these lists are unknown"
+)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+class Setup:
+    """All that is made from the settings and replaced at a reload."""
+
+    def __init__(self, settings: Settings, config_name: str) -> None:
+        """Read rules, keys and our own addresses.
+
+        Raises:
+            ConfigError: a list is dead, unknown or without its key; a domain is none.
+            RulesError: a broken rule file.
+        """
+        self.settings = settings
+        self.rules: RuleSet = load_rules(settings)
+        self.lists: Watchlist = watchlist(settings.dns, self.rules.blocklists, config_name)
+        self.own: tuple[str, ...] = own_subjects(settings.dns)
+
+
+class Dnsd:
+    """The program, on one event loop.
+
+    Args:
+        setup: what to watch.
+        store: blocks, and the operators learnt from the log.
+        dns: what dnsd itself remembers.
+        say: writes one line to the mail log.
+        tell: hands a notice to the administrator: a short subject and the text.
+    """
+
+    def __init__(
+        self,
+        setup: Setup,
+        store: Store,
+        dns: DnsStore,
+        say: Callable[[str], object],
+        tell: Callable[[str, str], object] = lambda *_: None,
+    ) -> None:
+        self.setup, self._store, self._dns, self._say, self._tell = setup, store, dns, say, tell
+        self._records: dict[tuple[str, str], ListingRecord] = {}
+        self._names: list[Named] = []
+        self._lifted: dict[str, datetime] = {}
+        self._trouble: dict[str, tuple[bool, Health]] = {}
+        self._refusers: set[str] = set()
+        self._store_away = False
+        self._resolver: Resolver | None = None
+        self._watcher: Watcher | None = None
+        self._grace = GRACE * setup.settings.advice.time_scale
+
+    # -- life ---------------------------------------------------------------------
+
+    async def run(self, stop: asyncio.Event, heart: Heartbeat | None = None) -> None:
+        """Watch until `stop` is set."""
+        dns = self.setup.settings.dns
+        self._resolver = make_resolver(dns)
+        self._watcher = Watcher(self._resolver, self.setup.lists.keys, dns.in_flight_per_list)
+        self._safely(self._load)
+        jobs: list[Awaitable[None]] = [self._watch(zone) for zone in self.setup.lists.zones]
+        jobs += [self._refusals(), self._grumble(), self._beat(heart)]
+        if dns.operators:
+            jobs.append(self._operators())
+        tasks = [asyncio.ensure_future(job) for job in jobs]
+        names = ", ".join(zone.zone for zone in self.setup.lists.zones) or "none"
+        self._say(
+            f"watching {len(self.setup.own)} addresses and domains on {len(self.setup.lists.zones)} lists: {names}"
+        )
+        if not any(family_of(item) is not Family.DOMAIN for item in self.setup.own):
+            self._say(
+                "warning: no public address of ours is known; name those that our mail goes out from: dns.addresses"
+            )
+        try:
+            await stop.wait()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            self._resolver.close()
+
+    def _load(self) -> None:
+        self._records = self._dns.listings()
+        self._names = self._dns.names()
+
+    def _safely(self, act: Callable[[], object]) -> bool:
+        """Do something with the store; one warning when it is away, one line when it is back."""
+        try:
+            act()
+        except StoreError as error:
+            if not self._store_away:
+                self._say(f"warning: the store is away, listings are kept in memory: {printable(str(error))}")
+            self._store_away = True
+            return False
+        if self._store_away:
+            self._say("the store is back")
+        self._store_away = False
+        return True
+
+    async def _beat(self, heart: Heartbeat | None) -> None:
+        if heart is not None:
+            heart.ready()
+        while True:
+            if heart is not None:
+                heart.beat()
+            await asyncio.sleep(0.5)
+
+    # -- listings -----------------------------------------------------------------
+
+    def subjects(self) -> list[str]:
+        """Return what is watched on every list: ours, and addresses that refusals named often enough."""
+        if not self.setup.settings.dns.learn:
+            return list(self.setup.own)
+        times: Counter[str] = Counter()
+        for name in self._names:
+            if name.subject and _is_address(name.subject):
+                times[normal(name.subject)] += name.times
+        learnt = [item for item, count in times.most_common(LEARNT_LIMIT) if count >= LEARNT_AFTER and is_public(item)]
+        return list(dict.fromkeys([*self.setup.own, *learnt]))
+
+    def _named_on(self, zone: Zone) -> list[str]:
+        """Return what refusals of the last days name as listed on `zone`, to be followed until a block is over."""
+        found = []
+        for name in self._names[-1000:]:
+            if name.subject and zone_name(name.zone) == zone.zone:
+                with contextlib.suppress(ValueError):
+                    found.append(normal(name.subject))
+        return found[-LEARNT_LIMIT:]
+
+    async def _watch(self, zone: Zone) -> None:
+        """Ask one list at every interval. Each list has its own time, so that a silent one delays nobody."""
+        loop, interval = asyncio.get_running_loop(), self.setup.settings.dns.interval_s
+        while True:
+            began = loop.time()
+            await self._row(zone, list(dict.fromkeys([*self.subjects(), *self._named_on(zone)])))
+            await asyncio.sleep(max(0.2, interval - (loop.time() - began)))
+
+    async def _row(self, zone: Zone, subjects: Iterable[str], *, fresh: bool = False) -> None:
+        assert self._watcher is not None  # noqa: S101  # run() made it
+        findings: list[Finding] = []
+        try:
+            await self._watcher.row(zone, subjects, findings.append, self._tested, fresh=fresh)
+        except Exception as error:  # a bug in one row must not end the others
+            self._say(f"error: {zone.zone}: {printable(repr(error))}")
+        self._absorb(findings, _now())
+        self._lift(_now())
+
+    def _absorb(self, findings: Iterable[Finding], now: datetime) -> None:
+        """Take in what a list said: records, lines, notices."""
+        changed = []
+        for finding in findings:
+            key = (finding.subject, finding.zone.zone)
+            last = self._records.get(key)
+            record, happened = updated(last, finding, now)
+            self._records[key] = record
+            changed.append(record)
+            if happened.began:
+                self._say(listing_line(finding.zone, record))
+                self._tell(f"{finding.subject} is listed on {finding.zone.zone}", notice_text(finding.zone, record))
+            elif happened.ended and last is not None:
+                self._say(listing_line(finding.zone, record, last))
+        if changed:
+            self._safely(lambda: self._dns.put_listings(changed))
+
+    def _lift(self, now: datetime) -> None:
+        """Lift the blocks that no list speaks for any more."""
+
+        def act() -> None:
+            waiting = {key for key, when in self._lifted.items() if now - when < self._grace}
+            blocks = [block for block in self._store.blocks() if block.key not in waiting]
+            if not any(block.zones for block in blocks):
+                return
+            own, usable = self.subjects(), self.setup.lists.usable
+            for lift in lifts(blocks, self._records, usable, own, self._names, now, self._grace):
+                notice = self._store.lift(lift.key, lift.by, now)
+                self._lifted[lift.key] = now
+                if notice is not None:
+                    self._say(notice_line(notice))
+
+        self._safely(act)
+
+    # -- refusals that name a list ---------------------------------------------------
+
+    async def _refusals(self) -> None:
+        """Ask a list at once when a refusal names it, or when a block begins that names it."""
+        changed, asked = self._dns.watch(), dict[str, datetime]()
+        under_way: set[asyncio.Future[None]] = set()
+        loop, again_s = asyncio.get_running_loop(), min(BLOCKS_EVERY_S, self.setup.settings.dns.interval_s)
+        last = loop.time() - again_s
+        while True:
+            wanted: dict[str, set[str]] = {}
+            due = loop.time() - last >= again_s
+
+            def look(wanted: dict[str, set[str]] = wanted, *, due: bool = due) -> None:
+                if changed() or due:
+                    self._wishes(wanted)
+                    self._blocked(wanted, asked)
+
+            self._safely(look)
+            last = loop.time() if due else last
+            for name, subjects in wanted.items():
+                zone = self.setup.lists.usable.get(name)
+                if zone is not None:
+                    # not waited for: a silent list must not keep the next refusal waiting
+                    task = asyncio.ensure_future(self._row(zone, subjects or self.subjects(), fresh=True))
+                    under_way.add(task)
+                    task.add_done_callback(under_way.discard)
+            await asyncio.sleep(POLL_S)
+
+    def _wishes(self, wanted: dict[str, set[str]]) -> None:
+        named = self._dns.names(unasked=True)
+        if not named:
+            return
+        self._dns.asked(named)
+        self._names = self._dns.names()
+        for name in named:
+            subjects = wanted.setdefault(zone_name(name.zone), set())
+            if name.subject:
+                with contextlib.suppress(ValueError):
+                    subjects.update({normal(name.subject), *self.setup.own})
+
+    def _blocked(self, wanted: dict[str, set[str]], asked: dict[str, datetime]) -> None:
+        """Ask about the lists of blocks that began or were renewed, and again at each interval while they stand."""
+        now, patience = _now(), timedelta(seconds=self.setup.settings.dns.interval_s)
+        for block in self._store.blocks():
+            mark = block.last_refusal or block.began
+            last = asked.get(block.key)
+            if block.zones and (last is None or mark > last or now - last >= patience):
+                asked[block.key] = max(now, mark)
+                for zone in block.zones:
+                    wanted.setdefault(zone_name(zone), set())
+
+    # -- lists in trouble --------------------------------------------------------------
+
+    def _tested(self, zone: Zone, family: Family, health: Health) -> None:
+        news: list[bool] = []
+        self._safely(
+            lambda: news.append(self._dns.put_health(zone.zone, str(family), ok=health.ok, why=health.why, now=_now()))
+        )
+        (self._refusers.add if health.refused else self._refusers.discard)(zone.zone)
+        # a list without entries for one family (IPv6, mostly) is no trouble that anybody could mend
+        if news == [True] and (not health.ok or zone.zone in self._trouble or self._seen(zone)):
+            self._trouble[f"{zone.zone} ({family})" if len(zone.families) > 1 else zone.zone] = (health.ok, health)
+
+    def _seen(self, zone: Zone) -> bool:
+        return any(name == zone.zone and record.why for (_, name), record in self._records.items())
+
+    async def _grumble(self) -> None:
+        """Write one line for all lists that came into the same trouble at about the same time."""
+        while True:
+            await asyncio.sleep(GATHER_S)
+            self.grumble()
+
+    def grumble(self) -> None:
+        """Write what was gathered."""
+        trouble, self._trouble = self._trouble, {}
+        by_why: dict[tuple[bool, bool, str], list[str]] = {}
+        for name, (ok, health) in trouble.items():
+            by_why.setdefault((ok, health.refused, health.why), []).append(name)
+        for (ok, refused, why), names in by_why.items():
+            if ok:
+                self._say(f"blocklists believed again: {', '.join(names)}")
+            elif not refused or not self._refused(names, why):
+                self._say(f"warning: blocklists not believed: {', '.join(names)}: {printable(why)}")
+        if not self._refusers:
+            self._safely(lambda: self._dns.untell("resolver-refused"))
+
+    def _refused(self, names: list[str], why: str) -> bool:
+        """Tell once that lists turn our resolver away; return whether that was done now."""
+        first: list[bool] = []
+        self._safely(lambda: first.append(self._dns.tell_once("resolver-refused", _now())))
+        if first != [True] or self._resolver is None:
+            return False
+        servers = ", ".join(map(str, self._resolver.servers))
+        self._say(f"warning: resolver {servers} is turned away by {', '.join(names)}: {printable(why)}; {REMEDY}")
+        self._tell("blocklists turn our resolver away", f"{', '.join(names)}: {why}.\n{REMEDY}")
+        return True
+
+    # -- operators -------------------------------------------------------------------
+
+    async def _operators(self) -> None:
+        """Look up who runs the mail of recipient domains that the log did not tell of."""
+        while True:
+            domains, now = list[str](), _now()
+
+            def collect(domains: list[str] = domains, now: datetime = now) -> None:
+                domains += self._dns.unknown_domains(now - RECENT, now, OPERATORS_AT_ONCE)
+
+            self._safely(collect)
+            if domains and self._resolver is not None:
+                await self._look_up(domains, now)
+            await asyncio.sleep(OPERATORS_EVERY_S)
+            self._safely(lambda: self._dns.prune(_now() - NAMED_DAYS, _now()))
+
+    async def _look_up(self, domains: list[str], now: datetime) -> None:
+        assert self._resolver is not None  # noqa: S101  # run() made it
+        most = timedelta(days=self.setup.settings.dns.operator_days)
+        found = await mail_domains(self._resolver, domains, self.setup.rules.operator_of, now, most)
+
+        def keep() -> None:
+            self._dns.put_operators(found)
+            with self._store.batch() as batch:
+                for item in found:
+                    if item.operator is not None:
+                        batch.learn_operator(item.domain, item.operator, now)
+
+        self._safely(keep)
+
+
+def _is_address(text: str) -> bool:
+    try:
+        return family_of(normal(text)) is not Family.DOMAIN
+    except ValueError:
+        return False
+
+
+async def _until_told(dnsd: Dnsd, reload: Callable[[], Setup | None], heart: Heartbeat) -> None:
+    """Run, and run anew with new settings after each HUP, until TERM."""
+    loop, stop, again = asyncio.get_running_loop(), asyncio.Event(), False
+    ended = False
+
+    def on_hup() -> None:
+        nonlocal again
+        fresh = reload()
+        if fresh is not None:
+            dnsd.setup, again = fresh, True
+            stop.set()
+
+    def on_term() -> None:
+        nonlocal ended
+        ended = True
+        stop.set()
+
+    loop.add_signal_handler(signal.SIGHUP, on_hup)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_term)
+    while not ended:
+        again = False
+        await dnsd.run(stop, heart)
+        if again and not ended:
+            stop.clear()
+    heart.stopping()
+
+
+def main(settings: Settings, config_path: Path | None = None, **_options: object) -> int:
+    """Run dnsd until TERM; return the exit status.
+
+    Raises:
+        ConfigError, RulesError: before anything is asked.
+    """
+    name = str(config_path or "milter-bounce.toml")
+    nanny.drop_privileges(settings)
+    setup = Setup(settings, name)
+    log = MailLog(settings.log, "dnsd")
+    store = make_store(settings)
+    dnsd = Dnsd(setup, store, DnsStore(settings.store.path, LOCK_WAIT_S), log.line)
+
+    def reload() -> Setup | None:
+        try:
+            fresh = Setup(load_settings(config_path), name)
+        except (ConfigError, RulesError) as error:
+            log.warning(f"not reloaded, the old configuration stays in force: {error}")
+            return None
+        log.line("configuration, rules and keys read again")
+        return fresh
+
+    asyncio.run(_until_told(dnsd, reload, Heartbeat()))
+    store.close()
+    return 0
