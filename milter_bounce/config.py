@@ -301,6 +301,13 @@ class DueSection(_Section):
     per_second: float = Field(20.0, gt=0, le=1000)
     """Messages asked for in one second at most."""
 
+    mta: Literal["auto", "postfix", "sendmail"] = "auto"
+    """Whose queue it is. auto: Postfix's where postqueue(1) is installed, else Sendmail's."""
+
+    sendmail_command: Annotated[list[str], Field(min_length=1)] = ["/usr/sbin/sendmail"]
+    """What starts Sendmail for its queue (-qI). Only root and Sendmail's TrustedUser may; from another user for example
+    ["sudo", "-n", "/usr/sbin/sendmail"] with a rule in sudoers."""
+
     config_directory: str = ""
     """Postfix's configuration directory (postqueue -c); empty: Postfix's own default."""
 

@@ -51,7 +51,7 @@ from .due import Flusher
 from .heartbeat import EVERY_S, Heartbeat
 from .maillog import MailLog
 from .nanny import drop_privileges
-from .queue_postfix import PostfixQueue
+from .queue import make_queue
 from .rulefiles import load_rules
 from .serve import Server, Service
 from .settings import load_settings
@@ -180,11 +180,14 @@ class Program:
         settings = self._settings
         if settings.mode != "enforce" or not settings.due.enabled:
             return
-        postfix = PostfixQueue(settings.due.config_directory)
-        if not postfix.installed:
-            self._lines.say("warning: no postqueue(1) is installed: what falls due waits for the MTA's own queue runs")
+        mta = make_queue(settings.due)
+        if mta is None:
+            self._lines.say(
+                "warning: neither postqueue(1) nor due.sendmail_command is there: "
+                "what falls due waits for the MTA's own queue runs"
+            )
             return
-        self._flusher = Flusher(make_store(settings), postfix, settings.due, self._lines.say)
+        self._flusher = Flusher(make_store(settings), mta, settings.due, self._lines.say)
         self._flusher.start()
 
     def _stop_flusher(self) -> None:

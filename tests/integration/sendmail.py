@@ -211,7 +211,6 @@ class Sendmail:
         defines: m4 name -> value, set before the fragments.
         extra: more lines of the .mc file, behind the fragments.
         queue_every: the interval of queue runs; None for none.
-        mode: ``syslog`` or ``-D``: how the log is caught.
     """
 
     def __init__(
@@ -325,6 +324,14 @@ class Sendmail:
             exec "$@" """
         drop = [] if os.geteuid() == 0 else ["setpriv", "--inh-caps=-all", "--ambient-caps=-all"]
         return [*_unshared(), "sh", "-c", script, "sh", *drop, str(_binary()), f"-C{self.cf}", *words]
+
+    def wrapper(self) -> list[str]:
+        """Return the words of a command that stands for sendmail(8) of this instance, for our own programs."""
+        script = self.folder / "sendmail"
+        libraries = shlex.quote(_libraries()["LD_LIBRARY_PATH"])
+        script.write_text(f'#!/bin/sh\nLD_LIBRARY_PATH={libraries} exec {shlex.join(self.command())} "$@"\n')
+        script.chmod(0o755)
+        return [str(script)]
 
     def run(self, *words: str, stdin: bytes = b"", check: bool = True) -> str:
         """Return what ``sendmail words...`` prints."""
