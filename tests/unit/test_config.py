@@ -1,0 +1,86 @@
+"""Settings: every wrong file is refused in one line; the sample is what the field docs say."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from milter_bounce import config
+from milter_bounce.system.settings import LIMIT_BYTES, load_settings
+from tests.conftest import ROOT
+
+BAD = sorted((ROOT / "tests" / "bad_config").glob("*.toml"))
+
+
+def test_sample_is_generated_from_the_field_docs():
+    """conf/milter-bounce.toml is exactly what ``milter-bounce config`` prints."""
+    assert (ROOT / "conf" / "milter-bounce.toml").read_text() == config.sample()
+
+
+def test_sample_as_it_stands_is_the_default():
+    """With every option commented out the sample gives the defaults, and so it does with every option set."""
+    assert config.load(config.sample(), "sample") == config.Settings()
+    uncommented = "\n".join(
+        line[1:] if line.startswith("#") and " = " in line and not line.startswith("# ") else line
+        for line in config.sample().splitlines()
+    )
+    assert config.load(uncommented, "sample") == config.Settings()
+
+
+def test_every_option_has_its_manual():
+    """No option stands without a text that says what it does."""
+    sections = [config.Settings, *(type(f.default) for f in config.Settings.model_fields.values())]
+    models = [s for s in sections if isinstance(s, type) and issubclass(s, config.BaseModel)]
+    bare = [
+        f"{model.__name__}.{name}"
+        for model in models
+        for name, info in model.model_fields.items()
+        if not info.description and not isinstance(info.default, config.BaseModel)
+    ]
+    assert bare == []
+    assert len(models) > 3
+
+
+@pytest.mark.parametrize("path", BAD, ids=lambda p: p.stem)
+def test_bad_config_is_refused_in_one_line(path):
+    """The one line names file, key, value and remedy."""
+    expected = path.read_text().splitlines()[0].removeprefix("# expect: ")
+    with pytest.raises(config.ConfigError) as caught:
+        load_settings(path)
+    line = str(caught.value)
+    assert expected in line
+    assert "\n" not in line
+
+
+def test_bad_config_does_not_start_a_program():
+    """``milterd -c`` with a wrong file prints the line and ends with status 2."""
+    path = ROOT / "tests" / "bad_config" / "bad-mode.toml"
+    ran = subprocess.run(
+        [sys.executable, "-m", "milter_bounce", "milterd", "-c", str(path)],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert ran.returncode == 2
+    assert ran.stderr.count("\n") == 1
+    assert "mode = 'strict'" in ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        pytest.param(b"mode = '\xff'", "is not UTF-8 at byte 8", id="not-utf-8"),
+        pytest.param(b"#" * (LIMIT_BYTES + 1), "is larger than 1 MiB", id="too-large"),
+        pytest.param(None, "cannot be read: No such file or directory", id="missing"),
+    ],
+)
+def test_unreadable_config_is_refused(tmp_path, content, says):
+    """A file that is no configuration at all says so."""
+    path = tmp_path / "x.toml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(config.ConfigError, match=says):
+        load_settings(path)
