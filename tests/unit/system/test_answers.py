@@ -1,0 +1,119 @@
+"""system.answers: what is asked of the store, and that every failure ends in "no opinion"."""
+
+from __future__ import annotations
+
+import pytest
+
+from milter_bounce.config import from_values
+from milter_bounce.protocol.memcache import END, Get
+from milter_bounce.protocol.policy import DUNNO, Request
+from milter_bounce.protocol.socketmap import NOTFOUND, Query
+from tests.answering import NOW, FixedMemory, enforcing, later, make_answers
+
+FULL = "status 5.2.2 host mx.example.net[192.0.2.9] said: 552 5.2.2 mailbox full (in reply to RCPT TO command)"
+
+
+def submission(recipient, sender="a@example.org"):
+    return Request({"protocol_state": "RCPT", "sender": sender, "recipient": recipient})
+
+
+def status(text):
+    return Query(*text.split(" ", 1))
+
+
+def test_advise_has_no_opinion_on_anything():
+    """In mode advise the queue goes on as before, and the store is not even asked."""
+    memory = FixedMemory()
+    answers = make_answers(memory, from_values({}, "test"))
+    assert answers.on_memcache(Get(("gone@example.com", "full@example.net"))) == END
+    assert answers.on_policy(submission("gone@example.com")) == DUNNO
+    assert answers.on_socketmap(status(FULL)) == NOTFOUND
+    assert answers.on_socketmap(Query("compat", "q;1;a@example.org;gone@example.com")) == NOTFOUND
+    assert memory.asked == []
+
+
+def test_advise_with_annotation_changes_no_code():
+    """The option annotate puts the verdict in front; the code stays."""
+    answers = make_answers(settings=from_values({"answer": {"annotate": True}}, "test"))
+    assert b"OK 5.2.2 [class=soft category=mailbox-full advice=retry rule=over-quota] host" in answers.on_socketmap(
+        status(FULL)
+    )
+    assert answers.on_socketmap(status("status 2.0.0 250 2.0.0 Ok")) == NOTFOUND
+
+
+def test_store_that_fails_lets_everything_pass_and_is_told_once():
+    """One warning when it goes, one line when it is back."""
+    memory, said = FixedMemory(), []
+    answers = make_answers(memory, said=said)
+    memory.fails = "state.db: locked"
+    for _ in range(3):
+        assert answers.on_memcache(Get(("gone@example.com",))) == END
+        assert answers.on_policy(submission("gone@example.com")) == DUNNO
+        assert answers.on_socketmap(Query("compat", "q;1;a@example.org;gone@example.com")) == NOTFOUND
+    memory.fails = None
+    assert b"5.1.1" in answers.on_memcache(Get(("gone@example.com",)))
+    assert said == [
+        "warning: the store cannot be read, everything passes: state.db: locked",
+        "info: the store can be read again",
+    ]
+
+
+def test_bug_of_our_own_lets_mail_pass():
+    """An exception that nobody foresaw is one error line, not a stopped queue."""
+    said = []
+    memory = FixedMemory()
+    memory.standings = None
+    answers = make_answers(memory, said=said)
+    assert answers.on_memcache(Get(("a@example.com",))) == END
+    assert [line.partition(":")[0] for line in said] == ["error"]
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        pytest.param({"policy": {"allow_recipients": ["gone@example.com"]}}, id="recipient"),
+        pytest.param({"policy": {"allow_recipients": ["example.com"]}}, id="recipient-domain"),
+        pytest.param({"policy": {"refuse_suppressed": False}, "gate": {"refuse_suppressed": False}}, id="switched-off"),
+    ],
+)
+def test_allowed_recipient_is_never_refused_or_held(sections):
+    """By gate, policy service and Sendmail's map alike."""
+    answers = make_answers(settings=enforcing(**sections))
+    assert answers.on_memcache(Get(("gone@example.com",))) == END
+    assert answers.on_policy(submission("gone@example.com")) == DUNNO
+    assert answers.on_socketmap(Query("compat", "q;1;a@example.org;gone@example.com")) == NOTFOUND
+
+
+def test_allowed_sender_is_never_refused():
+    """Policy service and Sendmail's map know the sender."""
+    answers = make_answers(settings=enforcing(policy={"allow_senders": ["example.org"]}))
+    assert answers.on_policy(submission("gone@example.com")) == DUNNO
+    assert answers.on_policy(submission("gone@example.com", "a@example.net")) != DUNNO
+    assert answers.on_socketmap(Query("compat", "q;1;a@example.org;gone@example.com")) == NOTFOUND
+
+
+def test_one_probe_passes_and_the_rest_waits():
+    """The first recipient of a block that is due for a probe goes, once; the second question about it is the same."""
+    said, now = [], [NOW]
+    answers = make_answers(FixedMemory(), said=said, now=lambda: now[0])
+    probe = Get(("probe@probing.example",))
+    assert answers.on_memcache(probe) == END
+    assert answers.on_memcache(probe) == END
+    now[0] = later(5)
+    assert b"retry:4.7.1" in answers.on_memcache(probe)
+    assert said == ["probe: block=probing.example, to=<probe@probing.example>"]
+
+
+def test_correction_is_logged_with_its_rule():
+    """Each one, so that a wrong rule is found."""
+    said = []
+    make_answers(said=said).on_socketmap(status(FULL))
+    assert len(said) == 1
+    assert said[0].startswith("filter: corrected=5.2.2->4.2.2, class=soft, category=mailbox-full, rule=over-quota, te")
+
+
+def test_on_policy_block_bounce_leaves_a_5xx_block_as_it_is():
+    """Blocks are returned, so nothing is softened."""
+    blocked = status("status 5.7.1 host mx[192.0.2.9] said: 554 5.7.1 blocked (in reply to RCPT TO command)")
+    assert b"OK 4.7.1" in make_answers().on_socketmap(blocked)
+    assert make_answers(settings=enforcing(gate={"on_policy_block": "bounce"})).on_socketmap(blocked) == NOTFOUND
