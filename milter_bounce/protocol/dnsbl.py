@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from enum import StrEnum
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import TYPE_CHECKING, Final
 
 from .dnswire import KNOWN, NAME_LIMIT, Outcome
@@ -47,6 +47,11 @@ TEST_POINTS: Final = {
     Family.IPV6: ("::ffff:7f00:2", "::ffff:7f00:1"),
     Family.DOMAIN: ("test", "invalid"),
 }
+
+# RFC 1918, RFC 6598, RFC 4193
+_INSIDE: Final = tuple(
+    map(ip_network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "0.0.0.0/8", "fc00::/7"))
+)
 
 REFUSAL_NET: Final = "127.255.255."
 """Answers that mean "I do not answer you" (Spamhaus, Validity): wrong zone, public resolver, too many questions."""
@@ -164,8 +169,12 @@ def _domain(text: str) -> str:
 
 
 def is_public(subject: str) -> bool:
-    """Return whether receivers can ever see `subject`: private and loopback addresses are on no list."""
-    return family_of(subject) is Family.DOMAIN or ip_address(subject).is_global
+    """Return whether receivers can ever see `subject`: private, shared and loopback addresses are on no list."""
+    if family_of(subject) is Family.DOMAIN:
+        return True
+    address = ip_address(subject)
+    special = address.is_loopback or address.is_link_local or address.is_multicast or address.is_unspecified
+    return not special and not any(address in net for net in _INSIDE if net.version == address.version)
 
 
 def reverse(address: str) -> str:
@@ -190,7 +199,7 @@ def query_name(subject: str, zone: Zone, key: str | None = None) -> str:
     return f"{labels}.{zone.template.replace('{key}', key or '') or zone.zone}"
 
 
-def test_points(zone: Zone, family: Family) -> tuple[str, str]:
+def health_points(zone: Zone, family: Family) -> tuple[str, str]:
     """Return what `zone` must list and what it must not, to be believed for `family`."""
     if zone.test_points is not None and family_of(zone.test_points[0]) is family:
         return zone.test_points
@@ -271,7 +280,7 @@ def read_health(zone: Zone, family: Family, must: DnsReply, must_not: DnsReply) 
     Section: RFC 5782, 5. A list that does not list the first has died or is not reached; one that lists the second
     lists the whole world (what lists do when they close down).
     """
-    listed, unlisted = test_points(zone, family)
+    listed, unlisted = health_points(zone, family)
     for reply in (must, must_not):
         if (unknown := _unanswered(zone, reply)) is not None:
             return Health(ok=False, why=unknown.why, refused=unknown.refused)

@@ -22,11 +22,11 @@ from milter_bounce.protocol.dnsbl import (
     State,
     Zone,
     family_of,
+    health_points,
     query_name,
     read_health,
     read_listing,
     reason_text,
-    test_points,
 )
 from milter_bounce.protocol.dnswire import Outcome
 
@@ -63,7 +63,7 @@ class Watcher:
 
     async def health(self, zone: Zone, family: Family) -> Health:
         """Return whether `zone` is to be believed for `family`, by its two test points (RFC 5782, 5)."""
-        names = [self._name(point, zone) for point in test_points(zone, family)]
+        names = [self._name(point, zone) for point in health_points(zone, family)]
         must, must_not = await asyncio.gather(*map(self._resolver.ask, names))
         return read_health(zone, family, must, must_not)
 
