@@ -74,6 +74,7 @@ _IN_REPLY: Final = " (in reply to "
 _SUSPENDED: Final = "delivery temporarily suspended: "
 # what our status filter puts in front of a text (DESIGN.md section 2); a remote's own words never stand first
 _ANNOTATION: Final = re.compile(r"\[class=[a-z-]{1,20}(?: [a-z_]{1,20}=[^\[\]\s]{0,200}){0,8}\] ?")
+_BEFORE: Final = re.compile(r" was=([245]\.[0-9]{1,3}\.[0-9]{1,3})\]")
 _UNIX: Final = re.compile(r"Command (?:died|output|time limit)|\bCommand output: |unknown mailer error")
 
 _COMMANDS: Final = (
@@ -229,7 +230,8 @@ class PostfixReader:
         suspended = text.startswith(_SUSPENDED)
         text = text.removeprefix(_SUSPENDED)
         words = read_words(text)
-        status, code, contradicts = _status_of(dsn, words, corrected=annotation is not None)
+        before = _BEFORE.search(annotation) if annotation else None
+        status, code, contradicts = _status_of(before[1] if before else dsn, words, corrected=annotation is not None)
         # a line that holds a second one cannot be trusted to name the right recipient: it convicts nobody
         twice = ", relay=" in text and _SECOND_LINE.search(text) is not None
         flags = (not whole, "cut-line"), (contradicts, "status-contradicts-reply"), (twice, "ambiguous-line")
@@ -257,7 +259,7 @@ class PostfixReader:
                 last_attempt=line.at,
                 at=line.at,
                 source=Source.LOG,
-                local=not words.remote or socket_path or twice,
+                local=not words.remote or socket_path or twice or suspended,
                 defects=tuple(defect for holds, defect in flags if holds),
             ),
             word,

@@ -43,7 +43,7 @@ from milter_bounce.decide.rule_toml import RulesError
 from milter_bounce.parse.log import LogReader
 
 from .advising import make_adviser, make_store
-from .heartbeat import Heartbeat
+from .heartbeat import STALL_S, Heartbeat
 from .learner import Learner, utc_now
 from .logsource import followed, local_zone, make_source
 from .logtail import Batch
@@ -83,7 +83,7 @@ class Logd:
     def __init__(self, settings: Settings, config_path: Path | None, *, events: bool) -> None:
         self._settings, self._config_path = settings, config_path
         self.log = MailLog(settings.log, "logd")
-        self.store: Store = make_store(settings)
+        self.store: Store = make_store(_patient(settings))
         self._heart = Heartbeat()
         self._stopping = self._reload = False
         self._told: dict[str, float] = {}
@@ -204,6 +204,13 @@ class Logd:
                 self.store.prune(utc_now())
         except StoreError as error:
             self._grumble("store", f"housekeeping is put off: {error}")
+
+
+def _patient(settings: Settings) -> Settings:
+    """Return the settings with a wait for the store that is shorter than the silence that counts as a stall."""
+    section = settings.store
+    wait = min(section.lock_wait_s, STALL_S / 2)
+    return settings.model_copy(update={"store": section.model_copy(update={"lock_wait_s": wait})})
 
 
 def main(settings: Settings, config_path: Path | None = None, *, events: bool = False) -> int:
