@@ -102,3 +102,20 @@ def codes_in(text: str) -> Codes:
 def joined(text: str) -> str:
     """Return text on one line, every run of blanks and line ends as one blank."""
     return _LINE_END_JUNK.sub(" ", text).strip()
+
+
+# where a quoted reply begins: a code that something introduces, or a code with its status
+_REPLY_BEGINS = re.compile(
+    r"(?:^[ \t]{0,12}[#<]{0,2}|[:;>\"'(\[“‘「][ \t]{0,3}\n?[ \t]{0,12}|(?:said|returned|error|code|response|reason|was|is)[ :=#]{1,3}|[ \t]#|-> )"
+    r"(?P<alone>[45][0-5][0-9])(?=[- ][^\n]|:[ \t]|[ \t]*(?:\n|$))(?! ?(?:[A-Za-z]{3} [0-9]|hours|days|minutes|messages|recipients|bytes|KB|MB))"
+    r"|(?<![0-9.])(?P<paired>[45][0-5][0-9])[- ]{1,2}[\"'(#]{0,2}[45]\.[0-9]\.[0-9]",
+    re.IGNORECASE | re.MULTILINE,
+)
+
+
+def reply_start(text: str) -> int | None:
+    """Return where in `text` a quoted refusal begins; None where none is quoted."""
+    found = _REPLY_BEGINS.search(text)
+    if not found:
+        return None
+    return found.start("alone") if found["alone"] else found.start("paired")

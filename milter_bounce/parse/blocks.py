@@ -1,0 +1,199 @@
+"""Reader of reports in plain words: which recipients they name, and which lines belong to each.
+
+Goes in: a report's own words. Comes out: `Block`, one per recipient. Does
+not: need to know the mail system: a recipient stands at the head of a line,
+behind a label, in a reply, or in a sentence; in this order they are believed.
+
+Limits: `LINES_LIMIT`, `LINE_LIMIT`, `BLOCKS_LIMIT`.
+Raises: nothing, on any text.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from .address import ADDRESS, address_in, addresses_in, clean
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from .readers import Readers
+
+LINES_LIMIT: Final = 3000
+"""Lines that are looked at: a report to a list with 500 dead recipients has 2,000."""
+
+LINE_LIMIT: Final = 1000
+"""Characters of a line that are looked at for a recipient (RFC 5322, 2.1.1: 998)."""
+
+BLOCKS_LIMIT: Final = 1000
+"""Recipients of one report in words."""
+
+_BULLET = r"(?:[*•·‣◦-]{1,3}>?[ \t]+|-{1,2}>[ \t]*|[0-9]{1,3}[.)][ \t]+|>>>[ \t]+|\|[ \t]?)?"
+_HEAD = re.compile(rf"[ \t]*{_BULLET}[<\"'\[(]{{0,2}}({ADDRESS})[>\"'\])]{{0,2}}(.*)$")
+_LABEL = re.compile(
+    rf"[ \t|*-]{{0,20}}([^\s<>@:：\"'][^<>@\n:：]{{0,80}}?)[ \t]*[:：][ \t]*[<\"'\[(]{{0,2}}(?:rfc822;[ ]?)?({ADDRESS})[>\"'\])]{{0,2}}(.*)$",
+    re.IGNORECASE,
+)
+_IN_REPLY = re.compile(rf"[ \t]*(?:<<<[ \t]*)?[245][0-9][0-9][- ][^\n]{{0,40}}?<?({ADDRESS})>?\.{{3}}(.*)$")
+_SENTENCES: Final = (
+    re.compile(
+        rf"\b(?:to|for|an|à|a|para|naar|til|till|для|do)[ \t\n]+(?:the[ \t\n]+(?:following[ \t\n]+)?(?:address|recipient|user)[ \t\n:]+)?[<\"'(]{{0,2}}({ADDRESS})",
+        re.IGNORECASE,
+    ),
+    re.compile(
+        rf"\b(?:user|recipient|mailbox|address|account|recipients?[^\n@:]{{0,40}}errors?:)[ \t\n:]+[^\n@<(]{{0,60}}[<\"'(]{{0,2}}({ADDRESS})",
+        re.IGNORECASE,
+    ),
+    re.compile(rf"RCPT TO:[ \t]*<?({ADDRESS})>?", re.IGNORECASE),
+)
+_SENDERS_WORDS = re.compile(
+    r"^[ \t>]*(?:>>>|Sent <<<|SMTP>>)|MAIL FROM|^\s*\(?(?:expanded|generated) from", re.IGNORECASE
+)
+_ALIAS = re.compile(
+    rf"\(?(?:expanded|generated|originally|redirected) (?:from|to):?[ \t\n]+<?({ADDRESS})>?[\s)]*:?", re.IGNORECASE
+)
+_GREETED = re.compile(r"\s*(?:様|さま|さん|您好|님|,\s*$|،|，|:\s*$)?\s*$")
+_GREETING = re.compile(r"\s*(?:様|您好|님)|[,،，]?\s*$")
+
+
+class Block(NamedTuple):
+    """One recipient and the lines about it."""
+
+    recipient: str
+    alias: str | None
+    lines: str
+
+
+class _Found(NamedTuple):
+    line: int
+    recipient: str
+    rest: str
+
+
+def read_blocks(words: str, readers: Readers, not_recipients: Collection[str]) -> list[Block]:
+    """Return the recipients that the words name, with the lines about each.
+
+    Args:
+        words: the report's own words.
+        readers: phrases.
+        not_recipients: whose mail it was and who writes (lower case): never believed before anybody else.
+    """
+    if "@" not in words:
+        return []
+    lines = [line[:LINE_LIMIT] for line in words.split("\n", LINES_LIMIT)[:LINES_LIMIT]]
+    for finder in (_at_head, _behind_label, _in_replies):
+        found = finder(lines, readers, not_recipients)
+        if found:
+            return _blocks(lines, found)
+    recipient = _in_sentence(words, readers, not_recipients)
+    return [Block(recipient, None, words)] if recipient else []
+
+
+def _believable(address: str, readers: Readers, not_recipients: Collection[str]) -> bool:
+    low = address.lower()
+    return low not in not_recipients and low.partition("@")[0] not in readers.helpers
+
+
+def _at_head(lines: list[str], readers: Readers, not_recipients: Collection[str]) -> list[_Found]:
+    """Return the recipients at the head of a line: alone, before a colon, or before their reason."""
+    found: list[_Found] = []
+    helpers: list[_Found] = []
+    for number, line in enumerate(lines):
+        if "@" not in line or len(found) >= BLOCKS_LIMIT:
+            continue
+        matched = _HEAD.match(line)
+        if not matched or _SENDERS_WORDS.search(line):
+            continue
+        address, rest = clean(matched[1]), matched[2]
+        if not _introduces(rest):
+            continue
+        hit = _Found(number, address, rest)
+        if _believable(address, readers, not_recipients):
+            found.append(hit)
+        elif rest.strip()[:1] == ":" or line.lstrip()[:1] == "<":
+            helpers.append(hit)
+    return found or [h for h in helpers if h.recipient.lower() not in not_recipients] or helpers
+
+
+def _introduces(rest: str) -> bool:
+    """Tell whether what follows an address at the head of a line can belong to a failed recipient."""
+    bare = rest.strip()
+    if not bare:
+        return True
+    if bare[0] in ":;(<.,-–":
+        return True
+    # "a@b on Thu, ...", "a@b Invalid Address", "a@b ... unknown host"; not "a@b 様" and the like
+    return rest[0] in " \t" and not _GREETING.match(bare) and bare[0].isascii()
+
+
+def _behind_label(lines: list[str], readers: Readers, not_recipients: Collection[str]) -> list[_Found]:
+    """Return the recipients behind a label: ``Recipient: a@b``, ``Could not be delivered to: <a@b>``."""
+    found: list[_Found] = []
+    for number, line in enumerate(lines):
+        if "@" not in line or len(found) >= BLOCKS_LIMIT:
+            continue
+        matched = _LABEL.match(line)
+        if not matched:
+            continue
+        label = matched[1].strip().lower()
+        if label in readers.other_labels or label.endswith(("from", "by")) or _SENDERS_WORDS.search(line):
+            continue
+        address = clean(matched[2])
+        if _believable(address, readers, not_recipients) or "recipient" in label or "delivered to" in label:
+            found.append(_Found(number, address, matched[3]))
+    return found
+
+
+def _in_replies(lines: list[str], readers: Readers, not_recipients: Collection[str]) -> list[_Found]:
+    """Return the recipients of reply lines: ``550 <a@b>... User unknown``."""
+    found: list[_Found] = []
+    for number, line in enumerate(lines):
+        matched = _IN_REPLY.match(line) if "@" in line else None
+        if matched and _believable(clean(matched[1]), readers, not_recipients):
+            found.append(_Found(number, clean(matched[1]), line.strip()))
+    return found
+
+
+def _in_sentence(words: str, readers: Readers, not_recipients: Collection[str]) -> str | None:
+    """Return the recipient that a sentence names; the only address that is nobody else's where none does."""
+    head = words[:6000]
+    for pattern in _SENTENCES:
+        for address in pattern.findall(head):
+            if _believable(clean(address), readers, not_recipients):
+                return clean(address)
+    others = [a for a in addresses_in(head) if _believable(a, readers, not_recipients)]
+    return others[0] if len(others) == 1 else None
+
+
+def _blocks(lines: list[str], found: list[_Found]) -> list[Block]:
+    """Return a block per recipient: its lines reach to the next; those without lines of their own share the next's."""
+    blocks: dict[str, Block] = {}
+    waiting: list[tuple[str, str | None]] = []
+    for index, hit in enumerate(found):
+        end = found[index + 1].line if index + 1 < len(found) else len(lines)
+        text = "\n".join([hit.rest.lstrip(":;,. \t"), *lines[hit.line + 1 : end]])
+        alias = _ALIAS.search(text[:800])
+        if alias:
+            text = text[: alias.start()] + text[alias.end() :]
+        named = clean(alias[1]) if alias else None
+        if not text.strip(" \t\n-=*_.()<>") and index + 1 < len(found):
+            waiting.append((hit.recipient, named))
+            continue
+        for recipient, its_alias in [*waiting, (hit.recipient, named)]:
+            key = recipient.lower()
+            if key not in blocks or len(blocks[key].lines.strip()) < 4:
+                blocks[key] = Block(recipient, its_alias, text)
+        waiting = []
+    return list(blocks.values())
+
+
+def before_first(words: str, recipient: str) -> str:
+    """Return the lines before the first mention of a recipient: some report the reason first."""
+    at = words.find(recipient)
+    return words[: words.rfind("\n", 0, at) + 1] if at > 0 else ""
+
+
+def sole_address(words: str) -> str | None:
+    """Return the first address of the words, whoever it is."""
+    return address_in(words)

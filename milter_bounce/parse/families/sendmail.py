@@ -1,0 +1,147 @@
+"""Reader of Sendmail's transcripts, old (version 5) and new (version 8), and of the systems that copied them.
+
+Goes in: the words with ``Transcript of session follows``. Comes out: drafts.
+
+A transcript speaks of several recipients in turn: the remote replies
+(``<<< 550 ...``) since the last own line belong to the recipient that the
+next own line (``550 <a@b>... User unknown``) names. The first error counts.
+
+Section: sendmail 8's savemail.c and deliver.c, BSD sendmail 5.
+Raises: nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final
+
+from milter_bounce.delivery import Action
+from milter_bounce.parse.address import ADDRESS, clean, same
+from milter_bounce.parse.blocks import read_blocks
+from milter_bounce.parse.draft import Draft
+from milter_bounce.parse.told import command_in, told_by
+
+if TYPE_CHECKING:
+    from milter_bounce.parse.view import View
+
+LINES_LIMIT: Final = 2000
+"""Lines of a transcript that are read."""
+
+_TRANSCRIPT = re.compile(
+    r"^[ \t]*-*[ \t]*(?:session )?transcript(?: of session follows)?[ \t]*:?-*[ \t]*$", re.IGNORECASE | re.MULTILINE
+)
+_TALKING = re.compile(r"[. \t]*[Ww]hile talking to ([^\s:]{1,255}?)\.?:?[ \t]*$")
+_ASKED = re.compile(r"[ \t]*>>> ([A-Za-z]{4})")
+_REPLIED = re.compile(r"[ \t]*<<< (.*)")
+_OWN = re.compile(rf"[ \t]*(?:([245][0-9][0-9])[ -](?:[245]\.[0-9]\.[0-9]{{1,3}} )?)?<?({ADDRESS})>?\.{{3}}[ \t]*(.*)")
+_OWN_HOST = re.compile(r"[ \t]*([245][0-9][0-9]) ([^\s@<>]{1,255}) \([^()]{1,30}\)\.{3}[ \t]*(.*)")
+_REASON = re.compile(r"\(reason:[ \t]*([^\n]*?)\)[ \t]*$", re.MULTILINE)
+_VERBS: Final = {"MAIL": "MAIL", "RCPT": "RCPT", "DATA": "DATA", "EHLO": "EHLO", "HELO": "HELO", "STAR": "STARTTLS"}
+
+
+class _Session:
+    """What was said since the last own line."""
+
+    def __init__(self) -> None:
+        self.host: str | None = None
+        self.verb: str | None = None
+        self.reply: list[str] = []
+        self.closed = False
+        self.aside = ""
+
+    def replied(self, text: str) -> None:
+        """Take in a remote reply's line; only the first refusal is kept."""
+        if self.closed or (not self.reply and text[:1] not in {"4", "5"}):
+            return
+        self.reply.append(text.strip())
+        self.closed = text[3:4] != "-"
+
+    def clear(self) -> None:
+        self.reply, self.closed, self.aside = [], False, ""
+
+
+def read(view: View) -> list[Draft]:
+    """Return the recipients of a report with a transcript."""
+    words = view.words
+    marked = _TRANSCRIPT.search(words)
+    if not marked:
+        return []
+    spoken = transcribed(words[marked.end() :])
+    listed = read_blocks(words[: marked.start()], view.readers, view.addressees)
+    if not listed:
+        return spoken
+    return [
+        _of_list(block.recipient, block.alias, block.lines, spoken, words[marked.end() :], view) for block in listed
+    ]
+
+
+def _of_list(recipient: str, alias: str | None, lines: str, spoken: list[Draft], transcript: str, view: View) -> Draft:
+    """Return the draft of a recipient of the list above the transcript."""
+    draft = next((d for d in spoken if same(d.recipient, recipient)), None)
+    if draft is None:
+        reason = _REASON.search(lines)
+        told = told_by(transcript, view.readers.noise)
+        use_reason = bool(reason and reason[1].strip() and not told.quoted)
+        draft = Draft(
+            recipient=recipient,
+            diagnostic=reason[1] if reason and use_reason else told.diagnostic,
+            diagnostic_type="smtp" if told.quoted else None,
+            command=told.command,
+            remote_mta=told.host,
+        )
+    draft.original_recipient = draft.original_recipient or alias
+    return draft
+
+
+def transcribed(transcript: str) -> list[Draft]:
+    """Return the recipients that a transcript's own lines name, with what was said about each."""
+    session = _Session()
+    drafts: dict[str, Draft] = {}
+    for line in transcript.split("\n", LINES_LIMIT)[:LINES_LIMIT]:
+        if talking := _TALKING.match(line):
+            session.host = talking[1].lower()
+            session.clear()
+        elif asked := _ASKED.match(line):
+            session.verb = _VERBS.get(asked[1].upper(), session.verb)
+        elif replied := _REPLIED.match(line):
+            session.replied(replied[1])
+        elif own := _OWN.match(line):
+            address = clean(own[2])
+            drafts.setdefault(address.lower(), _draft(address, own[1], own[3], session))
+            session.clear()
+        elif own_host := _OWN_HOST.match(line):
+            session.aside = session.aside or f"{own_host[1]} {own_host[3]}"
+    return list(drafts.values())
+
+
+def _draft(address: str, code: str | None, text: str, session: _Session) -> Draft:
+    """Return what the own line and the session before it tell about one recipient."""
+    if session.reply:
+        diagnostic, speaker = " ".join(session.reply), "smtp"
+    else:
+        # "554 <a@b>... 550 Host unknown": the inner code is the cause
+        inner = re.match(r"[45][0-9][0-9][ -]", text)
+        diagnostic, speaker = (text if inner or not code else f"{code} {text}"), None
+    return Draft(
+        recipient=address,
+        action=Action.FAILED,
+        diagnostic=diagnostic.strip(),
+        diagnostic_type=speaker,
+        command=session.verb if session.reply else command_in(text),
+        remote_mta=session.host if session.reply else None,
+    )
+
+
+def whole_reply(words: str, beginning: str) -> str | None:
+    """Return the whole of a reply whose first line alone stands in Diagnostic-Code (Sendmail cuts it there)."""
+    head = re.sub(r"\s+", " ", beginning)[:60]
+    lines = [replied[1].strip() for line in words.split("\n", LINES_LIMIT) if (replied := _REPLIED.match(line))]
+    for number, line in enumerate(lines):
+        if re.sub(r"\s+", " ", line).startswith(head):
+            kept = [line]
+            while (
+                kept[-1][3:4] == "-" and number + len(kept) < len(lines) and lines[number + len(kept)][:3] == line[:3]
+            ):
+                kept.append(lines[number + len(kept)])
+            return " ".join(kept)
+    return None

@@ -1,0 +1,134 @@
+"""What makes each kind of report recognisable: the phrases of rules/readers.toml, ready to compare.
+
+Goes in: the file's text (system/readers.py reads it). Comes out: `Readers`.
+Does not: read a message.
+
+Raises: `ReadersError` for a file that is not as documented in its head; nothing afterwards.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from dataclasses import dataclass
+from typing import Any, Final
+
+KNOWN_KEYS: Final = frozenset({"name", "text", "also", "subject", "from", "header"})
+
+
+class ReadersError(ValueError):
+    """The phrases file is broken: says which entry and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """How one family of reports is recognised."""
+
+    name: str
+    text: tuple[str, ...]
+    also: tuple[str, ...] = ()
+    subject: tuple[str, ...] = ()
+    sender: tuple[str, ...] = ()
+    header: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Complaint:
+    """How a complaint in no standard form is recognised."""
+
+    type: str
+    text: str = ""
+    sender: str = ""
+    subject: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Readers:
+    """All phrases, in lower case."""
+
+    families: tuple[Family, ...]
+    daemons: tuple[str, ...]
+    failure_subjects: tuple[str, ...]
+    failure_phrases: tuple[str, ...]
+    delay_subjects: tuple[str, ...]
+    delay_phrases: tuple[str, ...]
+    original_marker: re.Pattern[str]
+    noise: tuple[str, ...]
+    other_labels: frozenset[str]
+    helpers: frozenset[str]
+    auto_subjects: tuple[str, ...]
+    auto_headers: tuple[str, ...]
+    auto_precedence: frozenset[str]
+    auto_values: tuple[tuple[str, str], ...]
+    auto_texts: tuple[str, ...]
+    complaints: tuple[Complaint, ...]
+    complained_recipient: tuple[str, ...]
+    list_headers: tuple[str, ...]
+    reply_subjects: tuple[re.Pattern[str], ...]
+
+    @classmethod
+    def from_toml(cls, text: str) -> Readers:
+        """Return the phrases of a readers file.
+
+        Raises: `ReadersError`: not TOML, a key missing or misspelt, a pattern that is none.
+        """
+        try:
+            data = tomllib.loads(text)
+            general, auto, feedback, not_bounce = (data[k] for k in ("general", "auto_reply", "feedback", "not_bounce"))
+            return cls(
+                families=tuple(_family(entry) for entry in data["reader"]),
+                daemons=_lower(general["daemons"]),
+                failure_subjects=_lower(general["failure_subjects"]),
+                failure_phrases=_lower(general["failure_phrases"]),
+                delay_subjects=_lower(general["delay_subjects"]),
+                delay_phrases=_lower(general["delay_phrases"]),
+                original_marker=_marker(general["original_markers"]),
+                noise=_lower(general["noise"]),
+                other_labels=frozenset(_lower(general["other_labels"])),
+                helpers=frozenset(_lower(general["helpers"])),
+                auto_subjects=_lower(auto["subjects"]),
+                auto_headers=_lower(auto["headers"]),
+                auto_precedence=frozenset(_lower(auto["precedence"])),
+                auto_values=tuple((k.lower(), v.lower()) for k, v in auto["header_values"].items()),
+                auto_texts=_lower(auto["texts"]),
+                complaints=tuple(_complaint(entry) for entry in (*feedback["texts"], *feedback["senders"])),
+                complained_recipient=_lower(feedback["original_recipient_headers"]),
+                list_headers=_lower(not_bounce["headers"]),
+                reply_subjects=tuple(re.compile(p, re.IGNORECASE) for p in not_bounce["subjects_re"]),
+            )
+        except (tomllib.TOMLDecodeError, KeyError, TypeError, AttributeError, re.error) as error:
+            raise ReadersError(
+                f"readers.toml: {type(error).__name__} {error}: compare with the shipped file"
+            ) from error
+
+
+def _lower(phrases: list[str]) -> tuple[str, ...]:
+    return tuple(phrase.lower() for phrase in phrases)
+
+
+def _family(entry: dict[str, Any]) -> Family:
+    unknown = entry.keys() - KNOWN_KEYS
+    if unknown:
+        raise ReadersError(f"readers.toml: reader {entry.get('name')!r}: unknown key {min(unknown)!r}: remove it")
+    return Family(
+        name=entry["name"],
+        text=_lower(entry.get("text", [])),
+        also=_lower(entry.get("also", [])),
+        subject=_lower(entry.get("subject", [])),
+        sender=_lower(entry.get("from", [])),
+        header=tuple((k.lower(), v.lower()) for k, v in entry.get("header", {}).items()),
+    )
+
+
+def _complaint(entry: dict[str, str]) -> Complaint:
+    return Complaint(entry["type"], entry.get("text", ""), entry.get("from", ""), entry.get("subject", ""))
+
+
+def _marker(phrases: list[str]) -> re.Pattern[str]:
+    """Return the pattern of a line that only announces the returned message."""
+    words = "|".join(re.escape(p.lower()) for p in sorted(phrases, key=len, reverse=True))
+    return re.compile(
+        rf"^[ \t>]{{0,20}}[-=*_|#+~ \t]{{0,80}}(?:here is |this is |below is |the |your )?(?:{words})"
+        r"(?:,? including all the headers|, including[^\n]{0,40}| is following| follows| below)?[.:]?[ \t]*[-=*_|#+~ \t]{0,80}$",
+        re.MULTILINE | re.IGNORECASE,
+    )

@@ -1,0 +1,371 @@
+"""Reader of whatever mail systems send back: one message becomes one `DeliveryReport`.
+
+Goes in: the bytes of a message and the phrases of rules/readers.toml. Comes
+out: what kind of message it is and, for a report, one `DeliveryStatus` per
+recipient. Does not: judge a status, or prove that the report is genuine.
+
+Order: complaints, delivery-status parts (RFC 3464), reports in words,
+automatic answers, and last a complete report wrapped in another message.
+
+Section: RFC 3464, RFC 6522, RFC 6533, RFC 3834, RFC 5965, RFC 8098 (read receipts are no bounces).
+Limits: those of `mime`, `dsn`, `blocks`, `view`; a message beyond them is read as far as they go and says so in `defects`.
+Raises: nothing, on any bytes.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final
+
+from milter_bounce.delivery import Action, DeliveryReport, DeliveryStatus, Kind
+
+from .address import addresses_in, same
+from .autoreply import is_auto_reply, read_auto_reply
+from .blocks import before_first, read_blocks
+from .draft import Draft, finished
+from .dsn import StatusFields, read_status
+from .families import OWN_LAYOUT
+from .families.sendmail import whole_reply
+from .feedback import read_feedback
+from .header import decoded, message_id_of, parameter
+from .mime import read_message
+from .readers import Readers
+from .told import command_in, host_in, reason_in, told_by
+from .view import View
+
+if TYPE_CHECKING:
+    from .readers import Family
+
+__all__ = ["Readers", "parse_report"]
+
+ORIGINAL_RECIPIENTS_LIMIT: Final = 1
+"""Recipients that the returned message's To may supply where the report names none: with two nobody knows which failed."""
+
+NOTHING: Final = DeliveryReport(Kind.NOT_BOUNCE)
+_INLINE_STATUS = re.compile(r"^[ \t>|]{0,8}(?:Final|Original)-Recipient[ \t]*:", re.IGNORECASE | re.MULTILINE)
+_RECEIPT_TYPES: Final = frozenset({"message/disposition-notification", "message/global-disposition-notification"})
+# VERP: bounces+user=example.net@our.example and list-bounce-user=example.net@our.example
+_VERP = re.compile(r"(?:[+-]|\b)([A-Za-z0-9._%+-]{1,64})=([A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63}){1,8})@")
+_VERP_PREFIX = re.compile(r"^.*?(?:bounces?|return|errors?|verp|b|ret)[+-]+(?=.)", re.IGNORECASE)
+_WRAPPERS: Final = frozenset({"multipart/digest", "multipart/encrypted"})
+
+
+def parse_report(message: bytes, readers: Readers) -> DeliveryReport:
+    """Return what a message tells about deliveries; kind ``not-bounce`` for ordinary mail."""
+    mail = read_message(message)
+    view = View(mail, readers)
+    report = _read(view)
+    if report is None:
+        report = _forwarded(view)
+    if report is None:
+        return DeliveryReport(Kind.NOT_BOUNCE, defects=tuple(view.defects)) if view.defects else NOTHING
+    return report
+
+
+def _read(view: View) -> DeliveryReport | None:
+    """Return the report that a message itself is."""
+    feedback = read_feedback(view)
+    if feedback:
+        return feedback
+    if view.status_parts:
+        return _standard(view, "\n\n".join(part.text() for part in view.status_parts), inline=False)
+    if _is_receipt(view):
+        return None
+    return _in_words(view) or read_auto_reply(view)
+
+
+def _is_receipt(view: View) -> bool:
+    """Tell whether a message is a read receipt (RFC 8098)."""
+    stated = parameter(view.fields.get("content-type"), "report-type").lower()
+    return stated == "disposition-notification" or any(part.type in _RECEIPT_TYPES for part in view.own)
+
+
+def _forwarded(view: View) -> DeliveryReport | None:
+    """Return the complete report that a message wraps: some mailboxes and providers forward reports as attachments."""
+    parts = view.mail.parts
+    if view.type_of_wrapper() in _WRAPPERS or view.is_list_mail():
+        return None
+    for number, part in enumerate(parts):
+        if part.type == "message/rfc822" and part.depth == 1 and part.parent not in _WRAPPERS:
+            inner = View(view.mail, view.readers, 1, number)
+            if inner.status_parts:
+                text = "\n\n".join(p.text() for p in inner.status_parts)
+                inner.defects.append("forwarded")
+                return _standard(inner, text, inline=False)
+    return None
+
+
+def _standard(view: View, text: str, *, inline: bool) -> DeliveryReport | None:
+    """Return the report of delivery-status fields, completed by what the words tell."""
+    fields = read_status(text, inline=inline)
+    drafts = fields.recipients
+    if not drafts and inline:
+        return None
+    if any(_wants_words(draft) for draft in drafts) or not drafts:
+        drafts = _with_words(drafts, view)
+    elif len(drafts) == 1 and drafts[0].command is None:
+        drafts[0].command = command_in(view.words[:4000])
+    return _report(view, Kind.DSN, drafts, fields, _author(fields))
+
+
+def _author(fields: StatusFields) -> str:
+    """Return who wrote a standard report, where its extension fields tell."""
+    for name, reader in (("x-postfix-queue-id", "postfix"), ("x-powermta-virtualmta", "powermta")):
+        if name in fields.names:
+            return reader
+    return "rfc3464"
+
+
+def _wants_words(draft: Draft) -> bool:
+    """Tell whether the fields leave something open that the words may tell."""
+    if draft.action in {Action.DELIVERED, Action.RELAYED, Action.EXPANDED}:
+        return draft.recipient is None
+    text = draft.diagnostic
+    if draft.recipient is None or "@" not in draft.recipient or not text:
+        return True
+    found = re.match(r"[245][0-9]{2}([- ])", text)
+    if found is None:
+        return not re.search(r"[45][0-9]{2}[- ]", text)
+    # "550-5.7.26 first line only": the reply goes on in the transcript
+    return found[1] == "-" and re.search(rf"{text[:3]} ", text[4:]) is None
+
+
+def _with_words(drafts: list[Draft], view: View) -> list[Draft]:
+    """Return the drafts completed from the words; the words' own recipients where the fields name none."""
+    told = _drafts_in_words(view)
+    if not [d for d in drafts if d.recipient and "@" in d.recipient]:
+        return _adopted(drafts, told, view)
+    for draft in drafts:
+        match = next(
+            (t for t in told if same(t.recipient, draft.recipient) or same(t.recipient, draft.original_recipient)), None
+        )
+        if match is None and len(drafts) == 1 and len(told) == 1:
+            match = told[0]
+        if match is not None:
+            _complete(draft, match, view)
+        elif len(drafts) == 1:
+            _complete(draft, _from_all_words(view), view)
+    return drafts
+
+
+def _adopted(drafts: list[Draft], told: list[Draft], view: View) -> list[Draft]:
+    """Return the words' recipients with what the fields say, for fields that name no usable recipient."""
+    told = told or [Draft(recipient=a) for a in _outside(view)]
+    if not told:
+        return drafts
+    if len(drafts) == 1 and len(told) == 1:
+        drafts[0].recipient = told[0].recipient
+        _complete(drafts[0], told[0], view)
+        return drafts
+    return told if not drafts or len(told) >= len(drafts) else drafts
+
+
+def _from_all_words(view: View) -> Draft:
+    """Return what the words tell as a whole, about the one recipient that the fields name."""
+    told = told_by(view.words, view.readers.noise)
+    return Draft(
+        diagnostic=told.diagnostic if told.quoted else "",
+        diagnostic_type="smtp" if told.quoted else None,
+        command=told.command,
+        remote_mta=told.host,
+    )
+
+
+def _complete(draft: Draft, told: Draft, view: View) -> None:
+    """Fill a draft's gaps with what the words tell about the same recipient."""
+    text = draft.diagnostic
+    if not text or not re.search(r"[45][0-9]{2}[- ]|[45]\.[0-9]\.[0-9]", text):
+        quoted = bool(re.match(r"[45][0-9]{2}", told.diagnostic))
+        if quoted or not text:
+            draft.diagnostic = (
+                f"{told.diagnostic} ({text})"
+                if text and text not in told.diagnostic and not text.isdigit()
+                else told.diagnostic
+            )
+            draft.diagnostic_type = told.diagnostic_type or draft.diagnostic_type
+    elif re.match(r"[45][0-9]{2}-", text):
+        draft.diagnostic = whole_reply(view.words, text.split("\n", 1)[0]) or text
+    elif _gave_up(text) and not _gave_up(told.diagnostic):
+        draft.diagnostic = f"{text} ({told.diagnostic})" if told.diagnostic else text
+    elif _gave_up(text) and len(told.diagnostic) > len(text):
+        draft.diagnostic = told.diagnostic
+    draft.command = draft.command or told.command
+    draft.remote_mta = draft.remote_mta or told.remote_mta
+
+
+def _gave_up(text: str) -> bool:
+    return bool(re.search(r"[45]\.4\.7\b", text))
+
+
+def _in_words(view: View) -> DeliveryReport | None:
+    """Return the report that the words are; None for mail that is none."""
+    family = family_of(view)
+    if not _is_report(view, family):
+        return None
+    if _INLINE_STATUS.search(view.whole_text):
+        report = _standard(view, view.whole_text, inline=True)
+        if report:
+            return report
+    drafts = OWN_LAYOUT[family.name](view) if family and family.name in OWN_LAYOUT else []
+    drafts = drafts or _drafts_in_words(view)
+    failed = _failed_recipients(view)
+    known = {(d.recipient or "").lower() for d in drafts}
+    if len(failed) > len(drafts):
+        drafts += [_of_rest(address, view) for address in failed if address.lower() not in known]
+    if not drafts:
+        drafts = [_of_rest(address, view) for address in _outside(view)]
+    if not drafts:
+        if not (family and (view.from_daemon or view.null_sender)) and not (
+            view.has_failure_subject() and view.null_sender
+        ):
+            return None
+        drafts = [_of_rest(None, view)]
+    if view.is_delay():
+        for draft in drafts:
+            draft.action = draft.action or Action.DELAYED
+    return _report(view, Kind.BOUNCE, drafts, StatusFields(), family.name if family else "words")
+
+
+def family_of(view: View) -> Family | None:
+    """Return the family whose phrases the message has; None for none."""
+    return next((family for family in view.readers.families if _belongs(view, family)), None)
+
+
+def _belongs(view: View, family: Family) -> bool:
+    """Tell whether a message has a family's phrases, and its sender and subject where those are given."""
+    low = view.low
+    marked = any(phrase in low for phrase in family.text) or any(
+        part in decoded(view.fields.get(name)).lower() for name, part in family.header
+    )
+    return (
+        marked
+        and all(phrase in low for phrase in family.also)
+        and (not family.subject or any(phrase in view.subject.lower() for phrase in family.subject))
+        and (not family.sender or any(phrase in view.sender for phrase in family.sender))
+    )
+
+
+def _is_report(view: View, family: Family | None) -> bool:
+    """Tell whether a message without standard fields is a report of delivery.
+
+    Who wrote it (a daemon, an empty reverse-path, X-Failed-Recipients) and
+    what it says (a family's phrase, the subject, the words) must agree: either
+    alone is no report. A person's answer or a list's mail is none.
+    """
+    system = view.from_daemon or view.null_sender or view.fields.get("x-failed-recipients") is not None
+    answer = any(pattern.match(view.subject) for pattern in view.readers.reply_subjects)
+    if not system and (answer or view.is_list_mail()):
+        return False
+    subject, words = view.has_failure_subject(), view.has_failure_words()
+    if view.null_sender and not view.from_daemon and is_auto_reply(view) and not (subject or family):
+        return False
+    if system:
+        return (
+            bool(family)
+            or (subject and words)
+            or (words and view.null_sender and view.from_daemon)
+            or (words and view.from_daemon and view.returns_message)
+        )
+    return bool(family) and subject and words
+
+
+def _drafts_in_words(view: View) -> list[Draft]:
+    """Return the recipients that the words name, with what they tell about each."""
+    noise = view.readers.noise
+    drafts = []
+    for block in read_blocks(view.words, view.readers, view.addressees | {view.sender_address or ""}):
+        told = told_by(block.lines, noise)
+        draft = Draft(
+            recipient=block.recipient,
+            original_recipient=block.alias,
+            diagnostic=told.diagnostic,
+            diagnostic_type="smtp" if told.quoted else None,
+            command=told.command,
+            remote_mta=told.host,
+            remote_ip=told.ip,
+        )
+        if not told.diagnostic:
+            draft.diagnostic = _reason_before(view, block.recipient)
+        drafts.append(draft)
+    return drafts
+
+
+def _reason_before(view: View, recipient: str) -> str:
+    """Return the reason that stands before the recipients, or anywhere in the words."""
+    before = before_first(view.words, recipient)
+    told = told_by(before, view.readers.noise)
+    return told.diagnostic or reason_in(view.words, view.readers.noise)
+
+
+def _of_rest(recipient: str | None, view: View) -> Draft:
+    """Return a draft for a recipient that the words do not name: all they say is about it."""
+    told = told_by(view.words, view.readers.noise)
+    return Draft(
+        recipient=recipient,
+        diagnostic=told.diagnostic,
+        diagnostic_type="smtp" if told.quoted else None,
+        command=told.command,
+        remote_mta=told.host,
+        remote_ip=told.ip,
+    )
+
+
+def _failed_recipients(view: View) -> list[str]:
+    """Return the recipients of X-Failed-Recipients (Exim, Gmail)."""
+    return [a for value in view.fields.all("x-failed-recipients") for a in addresses_in(value)]
+
+
+def _outside(view: View) -> list[str]:
+    """Return the recipient that other fields show: X-Failed-Recipients, the returned message's To, a VERP address."""
+    failed = _failed_recipients(view)
+    if failed:
+        return failed
+    to = addresses_in(decoded(view.original.get("x-rcpt-to") or view.original.get("to")))
+    if 0 < len(to) <= ORIGINAL_RECIPIENTS_LIMIT:
+        return to
+    verp = _verp_recipient(view)
+    return [verp] if verp else []
+
+
+def _verp_recipient(view: View) -> str | None:
+    """Return the recipient that a VERP address among the report's addressees names."""
+    for address in view.addressees:
+        found = _VERP.search(_VERP_PREFIX.sub("", address))
+        if found:
+            return f"{found[1]}@{found[2]}"
+    return None
+
+
+def _report(view: View, kind: Kind, drafts: list[Draft], fields: StatusFields, reader: str) -> DeliveryReport:
+    """Return the finished report."""
+    original = view.original
+    message_id = message_id_of(original.get("message-id")) or message_id_of(fields.message_id)
+    returned = message_id_of(original.get("return-path"))
+    sender = fields.sender or (returned if returned and "@" in returned else None)
+    statuses: list[DeliveryStatus] = []
+    seen: set[tuple[str | None, str]] = set()
+    for draft in drafts:
+        status = finished(draft, _mta_name(fields.reporting_mta), message_id, sender)
+        key = ((status.recipient or "").lower() or None, str(status.action))
+        if key not in seen:
+            seen.add(key)
+            statuses.append(status)
+    return DeliveryReport(
+        kind=kind,
+        statuses=tuple(statuses),
+        reader=reader,
+        reporting_mta=_mta_name(fields.reporting_mta),
+        message_id=message_id,
+        envelope_id=fields.envelope_id,
+        subject=decoded(original.get("subject")) or None,
+        verp_recipient=_verp_recipient(view),
+        arrival_date=fields.arrival_date,
+        original_headers=tuple(original.pairs),
+        defects=tuple(dict.fromkeys(view.defects)),
+    )
+
+
+def _mta_name(value: str | None) -> str | None:
+    if not value:
+        return None
+    return re.split(r"[\s(]", value, maxsplit=1)[0].lower() or host_in(value)[0]

@@ -1,0 +1,175 @@
+"""Reader of what a stretch of a report tells about one failure: the reply, who gave it, to which command.
+
+Goes in: the lines that belong to one recipient. Comes out: `Told`.
+Does not: know which mail system wrote them: the ways to quote a reply are few.
+
+Section: RFC 5321 4.2 (replies).
+Limits: `STRETCH_LIMIT`.
+Raises: nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final, NamedTuple
+
+from .reply import reply_start
+
+STRETCH_LIMIT: Final = 6000
+"""Characters of one recipient's lines that are looked at: a transcript of ten hosts has 3,000."""
+
+REASON_LIMIT: Final = 700
+"""Characters kept of a reason without a reply code."""
+
+# ">>> RCPT TO:<a>" and "<<< 550 ..."; InterScan draws its arrows the other way round
+_SAID = re.compile(
+    r"^[ \t>]{0,8}?(?:<<<|Received >>>|SMTP<<:?|<<-|<--|S:)[ \t]*([245][0-9]{2}[^\n]*|[^\n]+)$", re.MULTILINE
+)
+_ASKED = re.compile(r"^[ \t>]{0,8}?(?:>>>|Sent <<<|SMTP>>:?|->>|-->|C:)[ \t]*([A-Za-z]{4}[^\n]*)$", re.MULTILINE)
+_TRANSCRIPT_MARK = re.compile(r"<<< |Received >>>|SMTP<<")
+_COMMANDS: Final = (
+    # (pattern, command): first match wins; the words are those of the MTAs' sources
+    (re.compile(r"in reply to (?:the )?end of DATA|after end of (?:message|data)|end of data|after i sent the message|\bsending end[- ]of[- ]data|\(after DATA\)|EOM\b|in response to end of", re.IGNORECASE), "EOD"),
+    (re.compile(r"in reply to (?:the )?MAIL FROM|after MAIL FROM|\bMAIL_FROM\b|sender was rejected|MAIL FROM command|SMTP:MAIL|rejected the sender|MAIL command", re.IGNORECASE), "MAIL"),
+    (re.compile(r"in reply to (?:the )?RCPT TO|after RCPT|\bRCPT_TO\b|does not like recipient|RCPT TO (?:command|response)|RCPT command|SMTP:RCPT|rejected the recipient|rejected address", re.IGNORECASE), "RCPT"),
+    (re.compile(r"in reply to (?:the )?DATA|after DATA|failed on DATA|\(DATA\)|\[DATA\]|SMTP:DATA|SMTP command\s*\n\s*DATA", re.IGNORECASE), "DATA"),
+    (re.compile(r"in reply to (?:the )?EHLO|after EHLO|\[EHLO\]|SMTP:EHLO", re.IGNORECASE), "EHLO"),
+    (re.compile(r"in reply to (?:the )?HELO|after HELO|my name was rejected|HELO handshake|\[HELO\]|SMTP:HELO", re.IGNORECASE), "HELO"),
+    (re.compile(r"in reply to (?:the )?STARTTLS|after STARTTLS", re.IGNORECASE), "STARTTLS"),
+    (re.compile(r"in reply to (?:the )?AUTH|after AUTH|authentication failed", re.IGNORECASE), "AUTH"),
+    (re.compile(r"refused to talk to me|after initial connection|greeting failed|initial server greeting|in response to connect|while receiving the initial|connected to [^\n]{1,80} but greeting|SMTP:CONNECT", re.IGNORECASE), "CONNECT"),
+)  # fmt: skip
+_VERBS: Final = {
+    "MAIL": "MAIL",
+    "RCPT": "RCPT",
+    "DATA": "DATA",
+    "EHLO": "EHLO",
+    "HELO": "HELO",
+    "STAR": "STARTTLS",
+    "AUTH": "AUTH",
+    "QUIT": "",
+    "RSET": "",
+}
+_HOST: Final = r"([A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63}){1,10})\.?"
+_HOSTS: Final = (
+    re.compile(rf"\bhost:?[ \t]{{1,4}}{_HOST}(?:[ \t]?[\[(]([0-9A-Fa-f.:]{{3,45}})[\])])?"),
+    re.compile(rf"[Ww]hile talking to {_HOST}:?"),
+    re.compile(rf"\b(?:[Rr]emote )?[Ss]erver (?:at )?<?{_HOST}>?(?: ?[\[(]([0-9A-Fa-f.:]{{3,45}})[\])])?"),
+    re.compile(rf"recipient domain [^\s]{{1,255}} by {_HOST}(?: \[([0-9A-Fa-f.:]{{3,45}})\])?"),
+    re.compile(rf"^[ \t]*{_HOST} ?\[([0-9A-Fa-f.:]{{3,45}})\]:?[ \t]*$", re.MULTILINE),
+    re.compile(rf"^[ \t]*{_HOST}(?: rejected your message| gave this error)", re.MULTILINE),
+    re.compile(rf"^{_HOST} (?:does not like recipient|failed after I sent)|Connected to {_HOST} but", re.MULTILINE),
+    re.compile(rf"connect(?:ion)? (?:to|with) {_HOST}(?:\[([0-9A-Fa-f.:]{{3,45}})\])?"),
+)  # fmt: skip
+_QUOTES: Final = {"'": "'", '"': '"', "(": ")", "[": "]", "<": ">", "“": "”", "‘": "’", "「": "」"}
+_REPLIED_TO = re.compile(r"\s*\(in reply to [^()]{2,60}\)")
+_PARAGRAPH = re.compile(r"\n[ \t]*\n")
+_RULE = re.compile(r"[-=*_#~|+. ]{3,}")
+
+
+class Told(NamedTuple):
+    """What a stretch of text tells; None and empty where it does not."""
+
+    diagnostic: str = ""
+    quoted: bool = False
+    """Whether the diagnostic is a reply with a code, not just words."""
+
+    command: str | None = None
+    host: str | None = None
+    ip: str | None = None
+
+
+def told_by(stretch: str, noise: tuple[str, ...]) -> Told:
+    """Return what the lines about one recipient tell."""
+    stretch = stretch[:STRETCH_LIMIT]
+    host, address = host_in(stretch)
+    if _TRANSCRIPT_MARK.search(stretch):
+        reply, verb = first_refusal(stretch)
+        if reply:
+            return Told(reply, quoted=True, command=verb or command_in(stretch), host=host, ip=address)
+    reply = quoted_reply(stretch)
+    if reply:
+        return Told(reply, quoted=True, command=command_in(stretch), host=host, ip=address)
+    return Told(reason_in(stretch, noise), quoted=False, command=command_in(stretch), host=host, ip=address)
+
+
+def command_in(text: str) -> str | None:
+    """Return the SMTP command that was refused, where the text tells."""
+    return next((command for pattern, command in _COMMANDS if pattern.search(text)), None)
+
+
+def host_in(text: str) -> tuple[str | None, str | None]:
+    """Return name and address of the host that spoke, where the text tells."""
+    for pattern in _HOSTS:
+        found = pattern.search(text)
+        if found:
+            groups = [group for group in found.groups() if group]
+            if groups and not groups[0].replace(".", "").isdigit():
+                return groups[0].lower(), (groups[1] if len(groups) > 1 else None)
+            return None, groups[0] if groups else None
+    return None, None
+
+
+def first_refusal(transcript: str) -> tuple[str, str | None]:
+    """Return the first reply of a transcript that refuses, its lines joined, and the command before it."""
+    lines: list[str] = transcript.split("\n")
+    verb: str | None = None
+    reply: list[str] = []
+    for line in lines:
+        said = _SAID.match(line)
+        if said:
+            text = said[1].strip()
+            if reply or text[:1] in {"4", "5"}:
+                reply.append(text)
+                if text[3:4] != "-":
+                    break
+            continue
+        if reply:
+            break
+        asked = _ASKED.match(line)
+        if asked:
+            verb = _VERBS.get(asked[1][:4].upper(), verb)
+    return " ".join(reply), verb or None
+
+
+def quoted_reply(stretch: str) -> str:
+    """Return the reply with its code that the text quotes, to the end of its paragraph; empty for none."""
+    start = reply_start(stretch)
+    if start is None:
+        return ""
+    rest = _PARAGRAPH.split(stretch[start:], maxsplit=1)[0]
+    opened = stretch[start - 1 : start]
+    closing = _QUOTES.get(opened)
+    if closing:
+        end = _closing(rest, opened, closing)
+        rest = rest[:end] if end else rest
+    return _REPLIED_TO.sub("", rest).rstrip(" #\n\t")
+
+
+def _closing(rest: str, opened: str, closing: str) -> int:
+    """Return where the quotation that began before `rest` ends; 0 where it never does."""
+    if opened in "'\"":
+        end = rest.rfind(closing)
+        # an apostrophe inside a word closes nothing
+        return end if end > 3 and not rest[end + 1 : end + 2].isalpha() else 0
+    depth = 1
+    for at, char in enumerate(rest[:3000]):
+        depth += (char == opened) - (char == closing)
+        if depth == 0:
+            return at
+    return 0
+
+
+def reason_in(stretch: str, noise: tuple[str, ...]) -> str:
+    """Return the words that give a reason: without rules, greetings and advice, at most `REASON_LIMIT` characters."""
+    kept, size = [], 0
+    for line in stretch.split("\n"):
+        bare = line.strip()
+        if not bare or _RULE.fullmatch(bare) or size > REASON_LIMIT:
+            continue
+        low = bare.lower()
+        if any(low.startswith(phrase) for phrase in noise):
+            continue
+        kept.append(bare)
+        size += len(bare) + 1
+    return " ".join(kept)[:REASON_LIMIT].strip("\"' ")

@@ -1,0 +1,219 @@
+"""A message as the readers of reports look at it: who wrote it, its own words, and the message it returns.
+
+Goes in: `mime.Message` and how deep in it the report lies. Comes out: `View`,
+which decodes what is asked for and no more. Does not: judge what it is.
+
+Raises: nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cached_property
+from typing import TYPE_CHECKING, Final
+
+from .address import address_in, addresses_in
+from .header import Fields, decoded, fields_of, parse_fields
+from .plaintext import text_of_html
+
+if TYPE_CHECKING:
+    from .mime import Message, Part
+    from .readers import Readers
+
+WORDS_LIMIT: Final = 60_000
+"""Characters of a report's own words that are read: Exim's with 1,000 recipients has 100,000 and names 600 in these."""
+
+_STATUS_TYPES: Final = frozenset(
+    {
+        "message/delivery-status",
+        "message/global-delivery-status",
+        "text/delivery-status",
+        "message/xdelivery-status",
+        "application/x-delivery-status",
+    }
+)
+_HEADER_TYPES: Final = frozenset({"text/rfc822-headers", "message/global-headers", "text/rfc822-header"})
+_HEADER_LINE = r"(?:Received|Return-[Pp]ath|Message-I[Dd]|DKIM-Signature|MIME-[Vv]ersion|X-[A-Z][A-Za-z-]{2,40}|Delivered-To|ARC-Seal|DomainKey-Signature|Envelope-to)[ \t]*:[^\n]*"
+_STARTS_AS_HEADER = re.compile(rf"\s*(?:From [^\n]*\n)?{_HEADER_LINE}\n(?:[ \t][^\n]*\n|[A-Za-z-]{{1,60}}[ \t]*:)")
+_HEADER_IN_TEXT = re.compile(
+    rf"^(?:>?From [^\n]{{3,200}}\n)?(?:{_HEADER_LINE}\n)(?:[ \t]+[^\n]*\n)*[A-Za-z][A-Za-z0-9-]{{1,60}}:[^\n]*",
+    re.MULTILINE,
+)
+
+
+class View:
+    """One report, seen at a depth of envelopes: 0 = the message itself, 1 = a message forwarded in it."""
+
+    def __init__(self, mail: Message, readers: Readers, depth: int = 0, first: int = 0) -> None:
+        self.mail = mail
+        self.readers = readers
+        self.depth = depth
+        self.first = first
+        self.fields = mail.fields if depth == 0 else mail.parts[first].fields
+        self.defects = list(mail.defects)
+
+    @cached_property
+    def parts(self) -> list[Part]:
+        """The parts of this message and of what it returns."""
+        if self.depth == 0:
+            return list(self.mail.parts)
+        found = []
+        for part in self.mail.parts[self.first + 1 :]:
+            if part.depth < self.depth or (part.depth == self.depth and part.type == "message/rfc822"):
+                break
+            found.append(part)
+        return found
+
+    @cached_property
+    def own(self) -> list[Part]:
+        """The parts of this message, without those of the message it returns."""
+        return [part for part in self.parts if part.depth == self.depth]
+
+    @cached_property
+    def subject(self) -> str:
+        """The subject, decoded."""
+        return decoded(self.fields.get("subject"))
+
+    @cached_property
+    def sender(self) -> str:
+        """The From field, decoded, in lower case."""
+        return decoded(self.fields.get("from")).lower()
+
+    @cached_property
+    def sender_address(self) -> str | None:
+        """The address in From, in lower case."""
+        found = address_in(self.sender)
+        return found.lower() if found else None
+
+    @cached_property
+    def addressees(self) -> set[str]:
+        """The addresses in To and Delivered-To: whose mail it was that failed."""
+        fields = ("to", "delivered-to", "x-original-to", "envelope-to")
+        return {a.lower() for name in fields for v in self.fields.all(name) for a in addresses_in(decoded(v))}
+
+    @cached_property
+    def null_sender(self) -> bool:
+        """Whether the reverse-path is empty, as far as Return-Path tells."""
+        value = self.fields.get("return-path")
+        return value is not None and value.strip() in {"<>", "", "<MAILER-DAEMON>", "MAILER-DAEMON", "<null>", "null"}
+
+    @cached_property
+    def from_daemon(self) -> bool:
+        """Whether the From field names a mail system, not a person."""
+        sender = self.sender
+        return not sender.strip() or sender.strip() == "<>" or any(word in sender for word in self.readers.daemons)
+
+    @cached_property
+    def status_parts(self) -> list[Part]:
+        """The delivery-status parts of this message."""
+        return [part for part in self.own if part.type in _STATUS_TYPES]
+
+    @cached_property
+    def words(self) -> str:
+        """The report's own words, without the returned message."""
+        return self._words_and_rest[0]
+
+    @cached_property
+    def low(self) -> str:
+        """The beginning of the words, in lower case, curly apostrophes straight."""
+        return self.words[:8000].lower().replace("’", "'")
+
+    @cached_property
+    def _words_and_rest(self) -> tuple[str, str]:
+        pieces: list[str] = []
+        headers = ""
+        for part in self.own:
+            if part.type != "text/plain" and not (part.type in {"text/html", "text/x-html"} and not _has_words(pieces)):
+                continue
+            text = part.text()
+            if part.type != "text/plain":
+                text = text_of_html(text)
+            if pieces and _STARTS_AS_HEADER.match(text):
+                headers = headers or text
+            elif text.strip():
+                pieces.append(text)
+        joined = "\n\n".join(pieces)[:WORDS_LIMIT]
+        at = self._original_at(joined)
+        return (joined[:at], headers or joined[at:]) if at is not None else (joined, headers)
+
+    def _original_at(self, text: str) -> int | None:
+        """Return where the returned message begins in the words: at an announcement, or at its first field."""
+        marked = self.readers.original_marker.search(text)
+        # a marker before any address announces nothing yet ("the following message ... to <a@b>")
+        while marked and "@" not in text[: marked.start()] and not self.fields.get("x-failed-recipients"):
+            marked = self.readers.original_marker.search(text, marked.end())
+        headed = _HEADER_IN_TEXT.search(text)
+        places = [found.start() for found in (marked, headed) if found and found.start() > 0]
+        return min(places) if places else None
+
+    @cached_property
+    def rest(self) -> str:
+        """What stands in the text behind the announcement of the returned message."""
+        return self._words_and_rest[1]
+
+    @cached_property
+    def original(self) -> Fields:
+        """The header fields of the returned message; empty where it is not returned."""
+        for part in self.parts:
+            if part.type == "message/rfc822" and part.depth == self.depth + 1:
+                return part.fields
+            if part.type in _HEADER_TYPES and part.depth == self.depth:
+                return parse_fields(part.body.lstrip(b"\n")[:60_000])
+        if not self.words and not self.rest:
+            return Fields(())
+        return _fields_in_text(self.rest)
+
+    @cached_property
+    def whole_text(self) -> str:
+        """The text of all own parts, the returned message in it included: where fields may stand in running text."""
+        return "\n\n".join(part.text() for part in self.own if part.type == "text/plain")[:WORDS_LIMIT]
+
+    @cached_property
+    def returns_message(self) -> bool:
+        """Whether it returns a message, or the header of one."""
+        return len(self.original) > 0
+
+    def type_of_wrapper(self) -> str:
+        """Return the media type of the message itself."""
+        return self.mail.type
+
+    def is_list_mail(self) -> bool:
+        """Whether a mailing list or a tracker distributed it."""
+        return any(self.fields.get(name) for name in self.readers.list_headers)
+
+    def has_failure_subject(self) -> bool:
+        """Whether the subject is one of a report."""
+        low = self.subject.lower().replace("’", "'")
+        return any(phrase in low for phrase in self.readers.failure_subjects)
+
+    def has_failure_words(self) -> bool:
+        """Whether the words say that mail was not delivered."""
+        low = self.low
+        return any(phrase in low for phrase in self.readers.failure_phrases)
+
+    def is_delay(self) -> bool:
+        """Whether it warns that the mail is still being tried."""
+        low, subject = self.low, self.subject.lower()
+        return any(p in low for p in self.readers.delay_phrases) or any(
+            p in subject for p in self.readers.delay_subjects
+        )
+
+
+def _has_words(pieces: list[str]) -> bool:
+    return any(len(piece.strip()) > 20 for piece in pieces)
+
+
+def _fields_in_text(rest: str) -> Fields:
+    """Return the header fields of a message quoted in running text."""
+    lines = rest[:60_000].lstrip().split("\n")
+    start = next(
+        (i for i, line in enumerate(lines[:40]) if re.match(r"\s{0,8}[A-Za-z][A-Za-z0-9-]{1,60}[ \t]*:[ \t]?\S", line)),
+        None,
+    )
+    if start is None:
+        return Fields(())
+    block = "\n".join(lines[start:])
+    indent = len(lines[start]) - len(lines[start].lstrip())
+    if indent:
+        block = "\n".join(line[indent:] for line in lines[start:])
+    return fields_of(block.split("\n\n", 1)[0])
