@@ -42,6 +42,9 @@ FILE_LIMIT_BYTES: Final = 1_048_576
 """A rule file of more than 1 MiB is some other file."""
 
 LOCAL_FILES: Final = 1000
+NO_RULES: Final = frozenset({"schedules.toml", "readers.toml", "thresholds.toml"})
+"""Files of the folder that hold other data than rules."""
+
 _CACHE_FOLDERS: Final = ("/var/cache/milter-bounce",)
 
 
@@ -72,7 +75,7 @@ def shipped_files(folder: Path) -> dict[str, bytes]:
         RulesError: there is none, or one cannot be read.
     """
     paths = sorted([*folder.glob("*.toml"), *folder.glob("text/*.toml"), *folder.glob("operators/*.toml")])
-    paths = [path for path in paths if path.name != "schedules.toml"]
+    paths = [path for path in paths if path.name not in NO_RULES]
     if not paths:
         raise RulesError(str(folder), None, "holds no rule files; set [rules] shipped, or reinstall")
     return {str(path.relative_to(folder)): _read(path) for path in paths}
