@@ -29,6 +29,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from milter_bounce.delivery import Action, DeliveryStatus, EnhancedStatus, Source
+from milter_bounce.verdict import GATE_MARK
 
 from .logline import Delivery, Expired, Ignored, LogEvent, LogLine, MessageId, Removed
 from .reply import parse_reply
@@ -372,7 +373,9 @@ class SendmailReader:
 
 def _gated(verdict: _Verdict, word: str | None) -> _Verdict:
     """Return the verdict with our gate's own word in it, where the log had it."""
-    parts = parse_reply(word) if word else None
+    # Sendmail takes the text apart into tokens: the blank behind our mark is gone (seen with 8.17.1)
+    mark = GATE_MARK.rstrip()
+    parts = parse_reply(re.sub(rf"{mark}(?! )", GATE_MARK, word, count=1)) if word else None
     return verdict._replace(
         status=(parts.status if parts else None) or verdict.status,
         diagnostic=parts.text if parts else None,

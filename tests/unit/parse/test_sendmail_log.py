@@ -294,12 +294,12 @@ def test_gate_is_ours_and_keeps_its_word():
     """check_compat's word comes on a line before; the delivery line that follows is no failure."""
     found = one(
         "ruleset=check_compat, arg1=<s@example.org>, arg2=<a@example.net>, relay=localhost [127.0.0.1], "
-        "reject=451 4.7.1 milter-bounce: held until 20:00, rule x",
+        "reject=451 4.7.1 milter-bounce:held until 20:00,rule x",
         f"to=<a@example.net>{GATE}",
     )
     assert found.ours
     assert (found.status.diagnostic, str(found.status.status), found.status.local) == (
-        "451 4.7.1 milter-bounce: held until 20:00, rule x", "4.7.1", True,
+        "451 4.7.1 milter-bounce: held until 20:00,rule x", "4.7.1", True,
     )  # fmt: skip
 
 
