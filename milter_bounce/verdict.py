@@ -163,6 +163,9 @@ class Episode:
     given_up: datetime | None = None
     """When the schedule was used up; a message that first fails later starts a new episode."""
 
+    countable: bool = False
+    """Whether its message counts towards the soft limit should it go undelivered."""
+
 
 class BlockState(StrEnum):
     """How far a block is from being over."""
@@ -283,6 +286,9 @@ class Advice:
 
     backoff_until: datetime | None = None
     """Until when it is; None where no back-off begins."""
+
+    countable: bool = False
+    """Whether the message counts towards the soft limit should it go undelivered in the end."""
 
     counts: FailureClass = FailureClass.NONE
     """``soft`` or ``hard`` where the message went undelivered and counts towards that limit of its recipient."""

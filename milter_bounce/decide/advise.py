@@ -21,7 +21,6 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
-from zlib import crc32
 
 from milter_bounce.delivery import Action
 from milter_bounce.verdict import (
@@ -124,20 +123,6 @@ def refusal_key(status: DeliveryStatus, verdict: Classification) -> str | None:
     return block_key(status, verdict) or backoff_key(status, verdict)
 
 
-def open_share(ramp_from: datetime, now: datetime, ramp: timedelta) -> float:
-    """Return the share of recipients, 0 to 1, that may pass so long after a successful probe.
-
-    It begins at one in sixteen and doubles four times, evenly over `ramp`.
-    """
-    passed = (now - ramp_from) / ramp if ramp else 1.0
-    return float(min(1.0, 2.0 ** (4 * min(max(passed, 0.0), 1.0) - 4)))
-
-
-def within_share(recipient: str, share: float) -> bool:
-    """Return whether `recipient` is in that share: who passed once goes on passing while the share rises."""
-    return crc32(recipient.encode("utf-8", "surrogatepass")) < share * 2**32
-
-
 @dataclass(frozen=True, slots=True)
 class Adviser:
     """Turns classified statuses into advice: the schedules and limits with a source of jitter."""
@@ -151,7 +136,12 @@ class Adviser:
         """Return what to do about `status`; `now` is the aware UTC time of the attempt."""
         advice = self._advise(status, verdict, history, now)
         attempts = 0 if _is_over(history) or history.episode is None else history.episode.attempts
-        return replace(advice, attempt=attempts + 1)
+        return replace(advice, attempt=attempts + 1, countable=self._countable(status, verdict))
+
+    def _countable(self, status: DeliveryStatus, verdict: Classification) -> bool:
+        """Return whether an undelivered message with this status says something about the mailbox."""
+        about_mailbox = verdict.scope in {Scope.RECIPIENT, Scope.DESTINATION} and verdict.class_ is FailureClass.SOFT
+        return about_mailbox and not status.local and verdict.category not in self.schedules.not_counted
 
     def _advise(self, status: DeliveryStatus, verdict: Classification, history: History, now: datetime) -> Advice:
         wanted = verdict.advice
@@ -256,8 +246,7 @@ class Adviser:
     def _undelivered(self, status: DeliveryStatus, verdict: Classification, history: History, advice: Advice) -> Advice:
         """Return `advice` with the count of an undelivered message, or suppress when it is one too many."""
         ended = status.action is Action.FAILED or advice.kind is AdviceKind.GIVE_UP
-        about_mailbox = verdict.scope in {Scope.RECIPIENT, Scope.DESTINATION}
-        if not ended or status.local or not about_mailbox or verdict.category in self.schedules.not_counted:
+        if not ended or not self._countable(status, verdict):
             return advice
         limits = self.limits
         if history.soft_bounces + 1 < limits.soft_limit:
@@ -317,4 +306,5 @@ def next_episode(history: History, verdict: Classification, advice: Advice, now:
         rule=verdict.rule,
         block=advice.block,
         given_up=given_up,
+        countable=advice.countable,
     )

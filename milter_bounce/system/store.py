@@ -195,6 +195,15 @@ class Store(Protocol):
     def suppressed(self, recipient: str) -> Suppression | None:
         """Return the suppression of `recipient`; None = may be mailed."""
 
+    def claim_probe(self, key: str, now: datetime) -> bool:
+        """Return True for the one caller of this host who may send the probe that is due for block `key`.
+
+        A probe that nothing was heard of may be claimed again after a while.
+
+        Raises:
+            StoreError: also when another program writes at this moment; it never waits.
+        """
+
     def due(self, now: datetime, limit: int = 100) -> list[Due]:
         """Return messages to be tried now: one for each probe that is due, the share after a lift, times that came."""
 
