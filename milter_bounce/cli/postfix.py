@@ -1,0 +1,158 @@
+"""``milter-bounce postfix print|apply|revert``: the settings of DESIGN.md section 2 through postconf(1)."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+from rich.console import Console
+from rich.syntax import Syntax
+
+from milter_bounce.config import ConfigError
+from milter_bounce.system import postfix_conf
+from milter_bounce.system.postfix_conf import Postconf, PostfixError
+from milter_bounce.system.settings import load_settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from milter_bounce.config import Settings
+
+_conf = click.option("-c", "--config", "conf", type=click.Path(path_type=Path), help="milter-bounce.toml")
+_directory = click.option(
+    "--config-dir", "directory", type=click.Path(path_type=Path), default=Path("/etc/postfix"), show_default=True,
+    help="Postfix's configuration directory.",
+)  # fmt: skip
+_gate_folder = click.option(
+    "--gate-dir", "gate_folder", type=click.Path(path_type=Path), default=Path("/etc/milter-bounce"), show_default=True,
+    help="Folder for gate.cf; Postfix must be able to read it.",
+)  # fmt: skip
+_enforce = click.option("--enforce", is_flag=True, help="Also what mode enforce needs: gate, status filter, policy.")
+_dry = click.option("-n", "--dry-run", is_flag=True, help="Only show the difference.")
+_restart = click.option("--restart", is_flag=True, help="Stop and start Postfix afterwards.")
+
+
+def _fail(error: Exception) -> NoReturn:
+    sys.stderr.write(f"milter-bounce postfix: {error}\n")
+    sys.exit(2)
+
+
+@click.group()
+def postfix() -> None:
+    """Print, apply and revert Postfix's settings."""
+
+
+def _edit(
+    settings: Settings, gate_folder: Path, saved: dict[str, Any] | None, *, enforce: bool
+) -> Callable[[Postconf], None]:
+    """Return the function that takes out what was applied before and puts in what is wanted now."""
+
+    def edit(postconf: Postconf) -> None:
+        if saved is not None:
+            postfix_conf.undo(postconf, saved)
+        for change in postfix_conf.plan(settings, postconf, gate_folder, enforce=enforce):
+            postconf.put(change)
+
+    return edit
+
+
+def _show(difference: str) -> None:
+    console = Console()
+    if console.is_terminal:
+        console.print(Syntax(difference, "diff", background_color="default"))
+    else:
+        click.echo(difference, nl=False)
+
+
+@postfix.command("print")
+@_conf
+@_directory
+@_gate_folder
+@_enforce
+def print_(conf: Path | None, directory: Path, gate_folder: Path, *, enforce: bool) -> None:
+    """Print the settings as they would be added, to be put in by hand."""
+    try:
+        settings, postconf = load_settings(conf), Postconf(directory)
+        changes = postfix_conf.plan(settings, postconf, gate_folder, enforce=enforce)
+    except (ConfigError, PostfixError) as error:
+        _fail(error)
+    for kind, title in (("main", "main.cf"), ("service", "master.cf"), ("option", "master.cf, options of services")):
+        lines = [c.after if kind == "service" else f"{c.name} = {c.after}" for c in changes if c.kind == kind]
+        if lines:
+            click.echo(f"# {directory}/{title}\n" + "\n".join(lines) + "\n")
+    if enforce:
+        for path, text in postfix_conf.gate_files(settings, gate_folder).items():
+            click.echo(f"# {path}\n{text}")
+
+
+@postfix.command()
+@_conf
+@_directory
+@_gate_folder
+@_enforce
+@_dry
+@_restart
+def apply(
+    conf: Path | None, directory: Path, gate_folder: Path, *, enforce: bool, dry_run: bool, restart: bool
+) -> None:
+    """Put the settings in, and keep a record for `revert`."""
+    try:
+        settings, postconf = load_settings(conf), Postconf(directory)
+        saved = postfix_conf.applied(directory)
+        difference = postfix_conf.difference(directory, _edit(settings, gate_folder, saved, enforce=enforce))
+        _show(difference)
+        if dry_run:
+            sys.exit(1 if difference else 0)
+        if not difference:
+            click.echo("nothing to do: the settings are in place")
+            return
+        if saved is not None:
+            postfix_conf.revert(postconf, saved)
+        files = postfix_conf.gate_files(settings, gate_folder) if enforce else {}
+        postfix_conf.apply(postconf, postfix_conf.plan(settings, postconf, gate_folder, enforce=enforce), files)
+    except (ConfigError, PostfixError) as error:
+        _fail(error)
+    if enforce and settings.mode != "enforce":
+        click.echo(
+            'mode is "advise" in milter-bounce.toml: the hooks are in place and hold nothing until mode = "enforce"'
+        )
+    _next_step(directory, restart=restart, stop=enforce)
+
+
+@postfix.command()
+@_directory
+@_dry
+@_restart
+def revert(directory: Path, *, dry_run: bool, restart: bool) -> None:
+    """Take out what `apply` put in, exactly."""
+    try:
+        postconf, saved = Postconf(directory), postfix_conf.applied(directory)
+        if saved is None:
+            click.echo(f"nothing to do: {directory / postfix_conf.RECORD} does not exist")
+            return
+        record = saved
+        _show(postfix_conf.difference(directory, lambda copy: postfix_conf.undo(copy, record)))
+        if dry_run:
+            sys.exit(1)
+        left = postfix_conf.revert(postconf, saved)
+    except PostfixError as error:
+        _fail(error)
+    for line in left:
+        click.echo(f"left alone: {line}", err=True)
+    _next_step(directory, restart=restart, stop=any(change["kind"] == "service" for change in saved["changes"]))
+    if left:
+        sys.exit(1)
+
+
+def _next_step(directory: Path, *, restart: bool, stop: bool) -> None:
+    """Restart Postfix, or tell how: a new service needs a stop and a start, a reload is not enough (seen, 3.7.11)."""
+    verbs = ["stop", "start"] if stop else ["reload"]
+    if not restart:
+        commands = " && ".join(f"postfix -c {directory} {verb}" for verb in verbs)
+        click.echo(f"now: {commands}" + (" (a reload is not enough for a new service)" if stop else ""))
+        return
+    for verb in verbs:
+        subprocess.run(["/usr/sbin/postfix", "-c", str(directory), verb], check=False, timeout=120)

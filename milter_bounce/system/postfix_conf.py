@@ -1,0 +1,348 @@
+"""Postfix's configuration: what we add to it, added and taken away again through postconf(1).
+
+Goes in: our settings and a Postfix configuration directory. Comes out: a list of
+`Change`s, the difference they make as text, and a record from which `revert`
+restores every byte. Does not: restart Postfix, or edit its files by hand.
+
+Section: DESIGN.md section 2. Postfix 3.4 is the oldest supported: lists take
+``{ service, name=value }`` since 3.0.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+import shutil
+import subprocess
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from milter_bounce.config import Settings
+
+RECORD: Final = "milter-bounce.applied.json"
+"""What was changed, beside main.cf."""
+
+FILES: Final = ("main.cf", "master.cf")
+GATE_SERVICE: Final = "gate/unix"
+TIME_LIMIT_S: Final = 30.0
+
+
+class PostfixError(Exception):
+    """Postfix's configuration cannot be read or changed; one line: what, where, what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One parameter or service, before and after; None = not set."""
+
+    kind: str
+    """``main`` (name=value in main.cf), ``option`` (-o of a service) or ``service`` (a line of master.cf)."""
+
+    name: str
+    before: str | None
+    after: str
+    part: str = ""
+    """What of `after` is ours, where the rest was there before."""
+
+
+class Postconf:
+    """postconf(1) on one configuration directory.
+
+    Raises:
+        PostfixError: from every method, where postconf is missing or refuses.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        found = shutil.which("postconf", path="/usr/sbin:/usr/local/sbin:/usr/bin:/opt/postfix/sbin")
+        if found is None:
+            raise PostfixError("no postconf(1) is installed; install Postfix, or see `milter-bounce sendmail`")
+        self._postconf = found
+
+    def run(self, *words: str) -> str:
+        """Return what ``postconf -c DIRECTORY WORDS`` prints."""
+        command = [self._postconf, "-c", str(self.directory), *words]
+        try:
+            ran = subprocess.run(command, check=False, capture_output=True, text=True, timeout=TIME_LIMIT_S)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise PostfixError(f"{' '.join(command)}: {error}") from None
+        if ran.returncode:
+            reason = ran.stderr.strip().splitlines()
+            raise PostfixError(f"{' '.join(command)}: {reason[-1] if reason else ran.returncode}")
+        return ran.stdout
+
+    def value(self, name: str) -> str:
+        """Return a parameter's value as written, its default where it is not set."""
+        return self.run("-h", name).strip()
+
+    def expanded(self, name: str) -> str:
+        """Return a parameter's value with every $name replaced."""
+        return self.run("-hx", name).strip()
+
+    def explicit(self, name: str) -> str | None:
+        """Return a parameter's value where main.cf sets it; None where it does not."""
+        found = self.run("-n", name)
+        return found.partition("=")[2].strip() if "=" in found else None
+
+    def options(self, pattern: str) -> dict[str, str]:
+        """Return the -o options of services, ``smtpd/inet/name`` -> value."""
+        lines = [line.partition(" = ") for line in self.run("-P").splitlines()]
+        return {name: value for name, _, value in lines if re.fullmatch(pattern, name)}
+
+    def services(self, name: str) -> list[str]:
+        """Return the services of that name as ``name/type``."""
+        return [f"{f[0]}/{f[1]}" for line in self.run("-M").splitlines() if len(f := line.split()) > 1 and f[0] == name]
+
+    def put(self, change: Change) -> None:
+        """Make `change`."""
+        if change.kind == "main":
+            self.run("-e", f"{change.name}={change.after}")
+        elif change.kind == "option":
+            self.run("-P", f"{change.name}={change.after}")
+        else:
+            self.run("-M", f"{change.name}={change.after}")
+
+    def take(self, change: Change) -> str | None:
+        """Undo `change`; return why it was left alone, None where it was undone.
+
+        What somebody changed since is not overwritten: only our own part is taken out of it.
+        """
+        if change.kind == "service":
+            if self.services(change.name.partition("/")[0]):
+                self.run("-MX", change.name)
+            return None
+        now = self.options(re.escape(change.name)).get(change.name) if change.kind == "option" else None
+        now = self.explicit(change.name) if change.kind == "main" else now
+        if now is None:
+            return None
+        flag, drop = ("-e", "-X") if change.kind == "main" else ("-P", "-PX")
+        if _plain(now) == _plain(change.after):
+            self.run(*((drop, change.name) if change.before is None else (flag, f"{change.name}={change.before}")))
+            return None
+        if change.part and change.part in now:
+            rest = now.replace(change.part, "").strip().strip(",").strip()
+            self.run(*((flag, f"{change.name}={rest}") if rest else (drop, change.name)))
+            return None
+        return f"{change.name} = {now}: was changed since and is left as it is"
+
+
+def _plain(value: str) -> str:
+    return " ".join(value.split())
+
+
+def endpoint(address: str, queue_directory: str) -> str:
+    """Return one of our socket addresses as Postfix writes it: relative to its queue directory where it lies there."""
+    kind, _, place = address.partition(":")
+    if kind == "unix":
+        return "unix:" + place.removeprefix(queue_directory.rstrip("/") + "/")
+    port, _, host = place.partition("@")
+    return f"inet:[{host}]:{port}" if ":" in host else f"inet:{host}:{port}"
+
+
+def gate_files(settings: Settings, folder: Path) -> dict[Path, str]:
+    """Return the files that the gate needs, with their content (memcache_table(5))."""
+    # the whole path: memcache_table(5) is no part of the chroot, and postmap(1) asks from anywhere
+    where = endpoint(settings.answer.gate_socket, "/nowhere")
+    empty = folder / "empty"
+    lines = [
+        "# Postfix's way to milter-bounce's queue gate; written by `milter-bounce postfix apply --enforce`.",
+        f"memcache = {where}",
+        "# with the gate away this table answers: nothing, and mail flows",
+        f"backup = texthash:{empty}",
+        "timeout = 1",
+        "max_try = 1",
+    ]
+    return {folder / "gate.cf": "\n".join(lines) + "\n", empty: "# empty on purpose: see gate.cf\n"}
+
+
+def plan(settings: Settings, postconf: Postconf, gate_folder: Path, *, enforce: bool) -> list[Change]:
+    """Return what is missing in the configuration for mode advise, or for enforce."""
+    queue_directory = postconf.expanded("queue_directory")
+    changes = _milter(settings, postconf, queue_directory)
+    if enforce or settings.answer.annotate:
+        changes += _filter(settings, postconf, queue_directory)
+    if enforce:
+        changes += _gate(settings, postconf, gate_folder)
+        changes += _policy(settings, postconf, queue_directory)
+    return [change for change in changes if change.before is None or _plain(change.before) != _plain(change.after)]
+
+
+def _added(postconf: Postconf, name: str, ours: str) -> Change:
+    """Return the change that puts `ours` at the end of a list."""
+    before, value = postconf.explicit(name), postconf.value(name)
+    if ours in value:
+        return Change("main", name, value, value)
+    empty = not postconf.expanded(name)
+    return Change("main", name, before, ours if empty else f"{value}, {ours}", ours)
+
+
+def _milter(settings: Settings, postconf: Postconf, queue_directory: str) -> list[Change]:
+    if not settings.milter.socket:
+        return []
+    place = endpoint(settings.milter.socket, queue_directory)
+    # own time limits and default: a milter that is away or slow never stops mail, whatever other milters are set to
+    ours = f"{{ {place}, default_action=accept, connect_timeout=2s, command_timeout=5s, content_timeout=10s }}"
+    changes = [_added(postconf, name, ours) for name in ("smtpd_milters", "non_smtpd_milters")]
+    return [*changes, _added(postconf, "internal_mail_filter_classes", "bounce")]
+
+
+def _filter(settings: Settings, postconf: Postconf, queue_directory: str) -> list[Change]:
+    if not settings.answer.socket:
+        return []
+    ours = f"socketmap:{endpoint(settings.answer.socket, queue_directory)}:status"
+    return [_added(postconf, f"{agent}_delivery_status_filter", ours) for agent in ("smtp", "lmtp")]
+
+
+def _gate(settings: Settings, postconf: Postconf, folder: Path) -> list[Change]:
+    if not settings.answer.gate_socket:
+        return []
+    ours = f"memcache:{folder / 'gate.cf'}"
+    transports = postconf.value("transport_maps")
+    maps = f"{ours},{_one_word(transports)}" if transports else ours
+    changes = []
+    if not postconf.services("gate"):
+        changes.append(Change("service", GATE_SERVICE, None, "gate unix - - n - - trivial-rewrite"))
+    options = postconf.options(r"[^/]+/[^/]+/(?:transport_maps|rewrite_service_name)")
+    changes.append(_option(options, f"{GATE_SERVICE}/transport_maps", maps))
+    managers = postconf.services("qmgr")
+    if not managers:
+        raise PostfixError(f"{postconf.directory}/master.cf: has no qmgr service; is this a whole configuration?")
+    changes.append(_option(options, f"{managers[0]}/rewrite_service_name", "gate"))
+    return changes
+
+
+def _one_word(value: str) -> str:
+    """Return a list without blanks, as -o wants it; inline tables with their braces stay as they are."""
+    return value if "{" in value else ",".join(value.replace(",", " ").split())
+
+
+def _option(options: dict[str, str], name: str, value: str) -> Change:
+    return Change("option", name, options.get(name), value)
+
+
+def _policy(settings: Settings, postconf: Postconf, queue_directory: str) -> list[Change]:
+    if not settings.answer.policy_socket:
+        return []
+    place = endpoint(settings.answer.policy_socket, queue_directory)
+    ours = f"check_policy_service {{ {place}, timeout=2s, default_action=DUNNO }}"
+    name = "smtpd_recipient_restrictions"
+    before, value = postconf.explicit(name), postconf.value(name)
+    after = value if ours in value else f"{ours}, {value}" if value else ours
+    changes = [Change("main", name, before if ours not in value else value, after, ours)]
+    # services with a list of their own, as the submission service of most distributions
+    for service, own in sorted(postconf.options(rf"[^/]+/(?:inet|unix|pass)/{name}").items()):
+        after = own if ours in own else f"{ours}, {own}" if own else ours
+        changes.append(Change("option", service, own, after, ours))
+    return changes
+
+
+# -- apply and revert ------------------------------------------------------------
+
+
+def difference(directory: Path, edit: Any) -> str:
+    """Return what `edit`, a function of a `Postconf`, would change, as a unified diff; nothing is written."""
+    with tempfile.TemporaryDirectory(prefix="milter-bounce-") as temporary:
+        copy = Path(temporary)
+        before = _contents(directory)
+        for name, raw in before.items():
+            (copy / name).write_bytes(raw)
+        edit(Postconf(copy))
+        after = _contents(copy)
+    lines: list[str] = []
+    for name in FILES:
+        old, new = (_lines(side[name]) for side in (before, after))
+        lines += difflib.unified_diff(old, new, f"{directory}/{name}", f"{directory}/{name} (new)")
+    return "".join(lines)
+
+
+def _lines(raw: bytes) -> list[str]:
+    return raw.decode("utf-8", "backslashreplace").splitlines(keepends=True)
+
+
+def _contents(directory: Path) -> dict[str, bytes]:
+    try:
+        return {name: (directory / name).read_bytes() for name in FILES}
+    except OSError as error:
+        raise PostfixError(
+            f"{error.filename}: {error.strerror}; name Postfix's configuration with --config-dir"
+        ) from None
+
+
+def apply(postconf: Postconf, changes: Iterable[Change], files: dict[Path, str]) -> None:
+    """Make the changes and keep a record of them; on any error everything is as before.
+
+    Raises:
+        PostfixError: nothing was changed.
+    """
+    directory, changes = postconf.directory, list(changes)
+    before = _contents(directory)
+    record = directory / RECORD
+    try:
+        for path, text in files.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        for change in changes:
+            postconf.put(change)
+        after = _contents(directory)
+        saved = {
+            "changes": [asdict(change) for change in changes],
+            "files": [str(path) for path in files],
+            "before": {name: raw.decode("latin-1") for name, raw in before.items()},
+            "after": {name: raw.decode("latin-1") for name, raw in after.items()},
+        }
+        record.write_text(json.dumps(saved, indent=1))
+        record.chmod(0o600)
+    except (OSError, PostfixError) as error:
+        for name, raw in before.items():
+            (directory / name).write_bytes(raw)
+        raise PostfixError(f"nothing was changed: {error}") from None
+
+
+def applied(directory: Path) -> dict[str, Any] | None:
+    """Return the record of what was applied; None where nothing is.
+
+    Raises:
+        PostfixError: the record is damaged.
+    """
+    path = directory / RECORD
+    if not path.exists():
+        return None
+    try:
+        saved = json.loads(path.read_text())
+        {name: saved["before"][name].encode("latin-1") for name in FILES}
+        [Change(**change) for change in saved["changes"]]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise PostfixError(f"{path}: is damaged ({error}); take our settings out by hand and remove it") from None
+    return dict(saved)
+
+
+def undo(postconf: Postconf, saved: dict[str, Any]) -> list[str]:
+    """Take our settings out of the directory of `postconf`; return what was left alone, one line each.
+
+    A file that nobody touched since is restored byte by byte; in another one each setting is taken back by itself.
+    """
+    directory, left = postconf.directory, []
+    now = _contents(directory)
+    for name in FILES:
+        if now[name] == saved["after"][name].encode("latin-1"):
+            (directory / name).write_bytes(saved["before"][name].encode("latin-1"))
+            continue
+        for values in reversed(saved["changes"]):
+            change = Change(**values)
+            if (change.kind == "main") is (name == "main.cf") and (reason := postconf.take(change)):
+                left.append(reason)
+    return left
+
+
+def revert(postconf: Postconf, saved: dict[str, Any]) -> list[str]:
+    """Undo what was applied, remove our files and the record; return what was left alone."""
+    left = undo(postconf, saved)
+    for path in (*map(Path, saved["files"]), postconf.directory / RECORD):
+        path.unlink(missing_ok=True)
+    return left
