@@ -105,7 +105,7 @@ class Scan:
 
     def hits(self, raw: bytes) -> list[int]:
         """Return the numbers of all patterns found in `raw`, in order: rules, then extra ones, then `unless`."""
-        return self._match(raw) if self._match is not None else []
+        return sorted(self._match(raw)) if self._match is not None else []
 
     def bare(self, code: int | None, status: EnhancedStatus | None, command: str | None) -> tuple[int, ...]:
         """Return the rules without text whose conditions hold."""
