@@ -18,21 +18,25 @@ from typing import TYPE_CHECKING, Final
 
 from milter_bounce import pipeline
 from milter_bounce.decide.answer import AllowList, suppressed
-from milter_bounce.delivery import Kind, Source
+from milter_bounce.delivery import Action, Kind, Source
 from milter_bounce.protocol import verp
 from milter_bounce.protocol.genuine import Arrival, Trust, believe
-from milter_bounce.verdict import EMPTY_HISTORY, AdviceKind, Outcome, event, log_line, printable
+from milter_bounce.verdict import EMPTY_HISTORY, AdviceKind, Outcome, event, log_line, notice_line, printable
 
 from . import keys
 from .advising import make_adviser, make_store
+from .notify import Notifier
 from .readers import load_readers
 from .rulefiles import load_rules
 from .store import StoreError
+from .store_reports import ReportLedger
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from milter_bounce.config import Settings
     from milter_bounce.delivery import DeliveryReport, DeliveryStatus
-    from milter_bounce.verdict import Classification, History
+    from milter_bounce.verdict import Classification, History, Notice
 
     from .maillog import MailLog
 
@@ -97,7 +101,9 @@ class Desk:
         self.log = log
         self._events = events
         self._explain = explain
+        self._ledger = ReportLedger(settings.store.path)
         self._store_lock = threading.Lock()
+        self._notifier = Notifier(settings.notify, log)
         self._grumbled = -STORE_GRUMBLE_S
         self._tell_faults()
 
@@ -108,6 +114,7 @@ class Desk:
             ConfigError, RulesError: as `Engine.make`; nothing was changed.
         """
         self.engine = Engine.make(settings)
+        self._notifier = Notifier(settings.notify, self.log)
         self._tell_faults()
 
     def _tell_faults(self) -> None:
@@ -125,13 +132,22 @@ class Desk:
         for found in report.statuses[:RECIPIENTS_LIMIT]:
             status = replace(found, queue_id=queue_id, source=Source.REPORT, at=found.at or now)
             proof = believe(report, status, arrival, trust)
-            outcome = self._judge(engine, status, now, genuine=proof.genuine, reason=proof.reason)
+            outcome, notices = self._judge(engine, status, now, genuine=proof.genuine, reason=proof.reason)
             outcomes.append(outcome)
-            self._tell(outcome)
+            self._tell(outcome, notices)
         if (left := len(report.statuses) - RECIPIENTS_LIMIT) > 0:
             self.log.warning(f"{printable(queue_id or 'NOQUEUE')}: report names {left} more recipients than are read")
+        self._enter(outcomes, now)
         refuse = self._refusal(report, outcomes)
         return Handled(tuple(header_value(report, o) for o in outcomes[:HEADER_LIMIT]), tuple(outcomes), refuse)
+
+    def _enter(self, outcomes: list[Outcome], now: datetime) -> None:
+        """Enter a report in the ledger for people."""
+        with self._store_lock:
+            try:
+                self._ledger.add(outcomes, now)
+            except StoreError as error:
+                self._grumble(error)
 
     def _refusal(self, report: DeliveryReport, outcomes: list[Outcome]) -> str | None:
         """Return what to do about backscatter: nothing, unless told so and all our mail carries a token."""
@@ -141,22 +157,30 @@ class Desk:
         forged = outcomes and not any(outcome.genuine for outcome in outcomes)
         return wanted if wanted != "accept" and stamped and bounced and forged else None
 
-    def _judge(self, engine: Engine, status: DeliveryStatus, now: datetime, *, genuine: bool, reason: str) -> Outcome:
-        """Return the outcome of one status; without a store it is judged as a first contact."""
+    def _judge(
+        self, engine: Engine, status: DeliveryStatus, now: datetime, *, genuine: bool, reason: str
+    ) -> tuple[Outcome, Sequence[Notice]]:
+        """Return the outcome of one status and what began or ended with it; without a store it is a first contact."""
+
+        def judged(recall: Callable[[DeliveryStatus, Classification], History]) -> Outcome:
+            return pipeline.judge(
+                status, engine.rules, recall, engine.adviser, now, genuine=genuine, genuine_reason=reason
+            )
+
         with self._store_lock:
             try:
-                outcome = pipeline.judge(
-                    status, engine.rules, self.store.recall, engine.adviser, now, genuine=genuine, genuine_reason=reason
-                )
-                for notice in self.store.record(outcome, now):
-                    self.log.line(notice.log_line())
+                outcome = judged(self.store.recall)
+                return outcome, self._remember(outcome, now)
             except StoreError as error:
                 self._grumble(error)
-            else:
-                return outcome
-        return pipeline.judge(
-            status, engine.rules, _no_history, engine.adviser, now, genuine=genuine, genuine_reason=reason
-        )
+        return judged(_no_history), ()
+
+    def _remember(self, outcome: Outcome, now: datetime) -> Sequence[Notice]:
+        """Remember one outcome; a report of success ends an episode like a delivery in the log does."""
+        status = outcome.status
+        if status.action is Action.DELIVERED and outcome.genuine and status.recipient:
+            return self.store.delivered(status.recipient, now)
+        return self.store.record(outcome, now)
 
     def refusal(self, recipient: str, sender: str) -> str | None:
         """Return the text that refuses a suppressed recipient at submission; None lets it pass.
@@ -180,8 +204,11 @@ class Desk:
             self._grumbled = time.monotonic()
             self.log.warning(f"the store cannot be used, mail and advice go on without history: {error}")
 
-    def _tell(self, outcome: Outcome) -> None:
+    def _tell(self, outcome: Outcome, notices: Sequence[Notice]) -> None:
         self.log.line(log_line(outcome))
+        for notice in notices:
+            self.log.line(notice_line(notice))
+        self._notifier.tell(notices)
         if self._explain:
             verdict = "believed" if outcome.genuine else "not believed"
             self.log.line(f"{outcome.status.queue_id}: report {verdict}: {printable(outcome.genuine_reason)}")

@@ -178,8 +178,7 @@ class Session(Milter.Base):  # type: ignore[misc]
 
     def header_bytes(self, name: str, value: bytes) -> int:
         """Note a header field."""
-        raw = name.encode("utf-8", "surrogateescape") if isinstance(name, str) else name
-        self.message.header(raw, value)
+        self.message.header(name.encode("utf-8", "surrogateescape"), value)
         return int(Milter.NOREPLY if self._protocol & milter.P_NR_HDR else Milter.CONTINUE)
 
     def eoh(self) -> int:
@@ -221,12 +220,14 @@ class Session(Milter.Base):  # type: ignore[misc]
 
     def _stamp(self) -> None:
         key = self.service.key
-        message_id = next((v for n, v in self.message.headers if n.lower() == b"message-id"), None)
-        if key is None or message_id is None:
+        given = next((_text(v) for n, v in self.message.headers if n.lower() == b"message-id"), None)
+        # a message without one: Sendmail has chosen what it will add, and tells (seen with 8.17.1)
+        message_id = given or self._ctx.getsymval("{msg_id}")
+        if key is None or not message_id:
             return
         sender, recipients = _text(self.message.sender), map(_text, self.message.recipients)
         day = keys.today()
-        value = token.mint(key, day, sender, token.fold_message_id(_text(message_id)), recipients)
+        value = token.mint(key, day, sender, token.fold_message_id(message_id), recipients)
         self._ctx.addheader(token.HEADER_NAME, value)
 
     def close(self) -> int:

@@ -12,6 +12,7 @@ import re
 import shutil
 import smtplib
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -99,7 +100,8 @@ class Postfix:
     r"""One private Postfix; use as a context manager.
 
     Args:
-        folder: an empty folder of its own (short path: unix sockets end at 107 characters).
+        folder: a name for it in the test's own folder; the folder itself lies right under /tmp, for pytest's may be
+            entered by their owner only, and unix sockets' names end at 107 characters.
         main: settings over `MAIN`.
         routes: recipient domain -> sink, or any transport text.
         hosts: host name -> address, for relays that shall have names.
@@ -116,14 +118,16 @@ class Postfix:
         master: str = "",
         qmgr_options: str = "",
     ) -> None:
-        self.folder = folder
-        self.etc, self.queue_directory = folder / "etc", folder / "spool"
-        self.log = folder / "log" / "mail.log"
-        self.mailboxes = folder / "mail"
+        self.folder = Path(tempfile.mkdtemp(prefix="mb-", dir="/tmp"))
+        folder.symlink_to(self.folder)
+        self.folder.chmod(0o755)
+        self.etc, self.queue_directory = self.folder / "etc", self.folder / "spool"
+        self.log = self.folder / "log" / "mail.log"
+        self.mailboxes = self.folder / "mail"
         self.port = free_port()
         self.main = MAIN | {
             "queue_directory": str(self.queue_directory),
-            "data_directory": str(folder / "data"),
+            "data_directory": str(self.folder / "data"),
             "maillog_file": str(self.log),
             "transport_maps": f"texthash:{self.etc}/transport",
             "virtual_mailbox_base": str(self.mailboxes),
@@ -138,10 +142,6 @@ class Postfix:
     def __enter__(self) -> Self:
         for made in (self.etc, self.queue_directory, self.log.parent, self.mailboxes):
             made.mkdir(parents=True, exist_ok=True)
-        parent = self.folder
-        while parent != Path("/tmp") and parent != parent.parent:  # pytest's folders are 0700: Postfix must pass
-            parent.chmod(parent.stat().st_mode | 0o011)
-            parent = parent.parent
         data = self.folder / "data"
         data.mkdir(exist_ok=True)
         shutil.chown(data, "postfix")
@@ -194,6 +194,7 @@ class Postfix:
     def __exit__(self, *_: object) -> None:
         self.postfix("stop")
         self.postfix("abort")
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     # -- use ----------------------------------------------------------------
 
