@@ -122,6 +122,7 @@ class Lists(_Process):
         for zone, sets in zones.items():
             for kind, lines in sets.items():
                 self._write(zone, kind, lines)
+        self._stamp = 0
         words = [
             str(RBLDNSD),
             "-n",
@@ -147,11 +148,15 @@ class Lists(_Process):
     def change(self, zone: str, kind: str, lines: Iterable[str]) -> None:
         """Put these lines in place of what a zone held, now."""
         self._write(zone, kind, lines)
-        # rbldnsd tells changes by seconds and size; a second into the future is a change for sure
-        stamp = time.time() + 1
-        os.utime(self.folder / f"{zone}.{kind}", (stamp, stamp))
+        # rbldnsd tells changes by whole seconds and size: each change gets a second of its own
+        self._stamp = max(self._stamp + 1, int(time.time()) + 1)
+        os.utime(self.folder / f"{zone}.{kind}", (self._stamp, self._stamp))
+        before = self._reloads()
         self.process.send_signal(signal.SIGHUP)
-        time.sleep(0.2)
+        wait_for(lambda: self._reloads() > before, why=f"for rbldnsd to read {zone} again")
+
+    def _reloads(self) -> int:
+        return self.log.read_text().count("zones reloaded")
 
 
 class Recursive(_Process):
