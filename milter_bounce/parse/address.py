@@ -23,6 +23,7 @@ The parts before and after the ``@`` are bounded, so that a search is linear.
 
 _ADDRESS = re.compile(ADDRESS)
 _TYPED = re.compile(r"\s*(?:([A-Za-z0-9][A-Za-z0-9._+-]{0,40})\s*;\s*)?(.*)", re.DOTALL)
+_GLUED = re.compile(r"([\x21-\x7e]{1,64}@[A-Za-z0-9.-]{1,250}\.[A-Za-z]{2,24})[^\x00-\x7f]")
 _XTEXT = re.compile(r"\+([0-9A-F]{2})")
 _LOCAL_ONLY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]{0,63}")
 
@@ -46,7 +47,10 @@ def clean(address: str) -> str:
     """Return an address without quotes, brackets and sentence marks around it."""
     address = address.strip().strip("<>'`“”‘’")
     address = address.removeprefix("mailto:")
-    return address.rstrip(".,;:!?")
+    address = address.rstrip(".,;:!?")
+    # running text without blanks (Chinese, Arabic commas): an ASCII domain ends where other letters begin
+    glued = None if address.isascii() else _GLUED.match(address)
+    return glued[1] if glued else address
 
 
 def typed_address(value: str | None) -> str | None:

@@ -108,6 +108,8 @@ def _at_head(lines: list[str], readers: Readers, not_recipients: Collection[str]
         address, rest = clean(matched[1]), matched[2]
         if not _introduces(rest):
             continue
+        if found and found[-1].recipient.lower() == address.lower():
+            continue  # the reply about it names it again
         hit = _Found(number, address, rest)
         if _believable(address, readers, not_recipients):
             found.append(hit)
@@ -130,6 +132,7 @@ def _introduces(rest: str) -> bool:
 def _behind_label(lines: list[str], readers: Readers, not_recipients: Collection[str]) -> list[_Found]:
     """Return the recipients behind a label: ``Recipient: a@b``, ``Could not be delivered to: <a@b>``."""
     found: list[_Found] = []
+    sure: list[_Found] = []
     for number, line in enumerate(lines):
         if "@" not in line or len(found) >= BLOCKS_LIMIT:
             continue
@@ -139,10 +142,12 @@ def _behind_label(lines: list[str], readers: Readers, not_recipients: Collection
         label = matched[1].strip().lower()
         if label in readers.other_labels or label.endswith(("from", "by")) or _SENDERS_WORDS.search(line):
             continue
-        address = clean(matched[2])
-        if _believable(address, readers, not_recipients) or "recipient" in label or "delivered to" in label:
-            found.append(_Found(number, address, matched[3]))
-    return found
+        hit = _Found(number, clean(matched[2]), matched[3])
+        if any(word in label for word in readers.recipient_labels):
+            sure.append(hit)
+        elif _believable(hit.recipient, readers, not_recipients):
+            found.append(hit)
+    return sure or found
 
 
 def _in_replies(lines: list[str], readers: Readers, not_recipients: Collection[str]) -> list[_Found]:

@@ -99,6 +99,9 @@ def _recipients(view: View, fields: Fields, kind: str) -> list[str]:
     if stated:
         return list(dict.fromkeys(stated))
     original = view.original
+    to = addresses_in(decoded(original.get("to")))
+    if len(to) == 1 and not any(original.get(name) for name in view.readers.complained_recipient[:2]):
+        return to
     for name in view.readers.complained_recipient:
         found = addresses_in(original.get(name) or "")
         if found:
@@ -109,4 +112,4 @@ def _recipients(view: View, fields: Fields, kind: str) -> list[str]:
         named = _FOR.search(received[:2000])
         if named:
             return [named[1]]
-    return addresses_in(decoded(original.get("to")))
+    return to

@@ -201,6 +201,8 @@ class _Walk:
             self.open.append(_Open(boundary, kind, depth))
             self.index()
             return self.next_delimiter(start)[1]
+        if kind.startswith("multipart/"):
+            kind = "text/plain"  # its boundary never occurs: what stands there was meant to be read
         end, following = self.next_delimiter(start)
         self.parts.append(Part(fields, kind, self.data[start:end], depth, self.parent()))
         return following

@@ -52,9 +52,14 @@ class Readers:
     failure_phrases: tuple[str, ...]
     delay_subjects: tuple[str, ...]
     delay_phrases: tuple[str, ...]
-    original_marker: re.Pattern[str]
+    markers: tuple[str, ...]
+    marker_line: re.Pattern[str]
+    commands: tuple[tuple[str, str], ...]
+    """(phrase, command): first match tells what was refused."""
+
     noise: tuple[str, ...]
     other_labels: frozenset[str]
+    recipient_labels: tuple[str, ...]
     helpers: frozenset[str]
     auto_subjects: tuple[str, ...]
     auto_headers: tuple[str, ...]
@@ -82,9 +87,14 @@ class Readers:
                 failure_phrases=_lower(general["failure_phrases"]),
                 delay_subjects=_lower(general["delay_subjects"]),
                 delay_phrases=_lower(general["delay_phrases"]),
-                original_marker=_marker(general["original_markers"]),
+                markers=_lower(general["original_markers"]),
+                marker_line=_marker(general["original_markers"]),
+                commands=tuple(
+                    (p.lower(), command) for command, phrases in general["commands"].items() for p in phrases
+                ),
                 noise=_lower(general["noise"]),
                 other_labels=frozenset(_lower(general["other_labels"])),
+                recipient_labels=_lower(general["recipient_labels"]),
                 helpers=frozenset(_lower(general["helpers"])),
                 auto_subjects=_lower(auto["subjects"]),
                 auto_headers=_lower(auto["headers"]),

@@ -54,12 +54,18 @@ _LINE_END_JUNK = re.compile(r"[ \t\r\n]+")
 _PAIR = re.compile(
     r"(?<![0-9.])([45][0-9]{2})(?:[- ,:]{1,3}(?:ERROR_CODE :)?|[-: ]{0,2}SMTP[;:]? ?)[\"'(<\[#]{0,2}([45]\.[0-9]\.[0-9]{1,3})(?![0-9]|\.[0-9])"
 )
-# a code alone, where what stands before it introduces a reply
-_CODE_INTRODUCED = re.compile(
-    r"(?:^|[:;>\"'(\[]\s{0,3}|\b(?:said|code|error|response|returned|reply|replied|status|rejected|refused|got|SMTP|is|was|with)\b[ :=#]{1,3})"
-    r"([45][0-5][0-9])(?=[- ,;:'\")\]]|\.(?:\s|$)|$)",
+# a code alone ...
+_CODE = re.compile(r"(?<![0-9.A-Za-z])[45][0-5][0-9](?=[- ,;:.'\")\]\n]|$)")
+# ... and what may stand before it: a line's beginning, a quote, a colon, or a word that introduces a reply
+_BEFORE = re.compile(
+    r"(?:(?:^|\n)[ \t]{0,12}[#<]{0,2}|[:;>\"'(\[“‘「][ \t]{0,3}\n?[ \t]{0,12}"
+    r"|(?:said|returned|error|code|response|reason|reply|replied|status|rejected|refused|got|smtp|was|is|with)[ :=#]{1,3}"
+    r"|[ \t]#|-> )$",
     re.IGNORECASE,
 )
+# a number that counts something is no code
+_COUNTED = re.compile(r" ?(?:[A-Z][a-z]{2} [0-9]|hours|days|minutes|messages|recipients|bytes|KB|MB|lines)")
+_BEFORE_LENGTH = 24
 _STATUS_STRICT = re.compile(r"(?<![0-9.A-Za-z/])#?([45]\.[0-7]\.[0-9]{1,3})(?![0-9]|\.[0-9])")
 # the statuses that only say "gave up": the cause, where one is told, is another (RFC 3463, 3.5)
 _GIVEN_UP = {"4.4.7", "5.4.7"}
@@ -92,8 +98,8 @@ def codes_in(text: str) -> Codes:
                 chosen = (chosen[0], other)
         code, status = chosen or pairs[0]
         return Codes(int(code), EnhancedStatus.from_text(status))
-    code_found = _CODE_INTRODUCED.search(text)
-    code_alone = int(code_found[1]) if code_found else None
+    at = _introduced(text)
+    code_alone = int(text[at : at + 3]) if at is not None else None
     statuses = _STATUS_STRICT.findall(text)
     status_alone = next((s for s in statuses if s not in _GIVEN_UP), statuses[0] if statuses else None)
     return Codes(code_alone, EnhancedStatus.from_text(status_alone) if status_alone else None)
@@ -104,18 +110,25 @@ def joined(text: str) -> str:
     return _LINE_END_JUNK.sub(" ", text).strip()
 
 
-# where a quoted reply begins: a code that something introduces, or a code with its status
-_REPLY_BEGINS = re.compile(
-    r"(?:^[ \t]{0,12}[#<]{0,2}|[:;>\"'(\[“‘「][ \t]{0,3}\n?[ \t]{0,12}|(?:said|returned|error|code|response|reason|was|is)[ :=#]{1,3}|[ \t]#|-> )"
-    r"(?P<alone>[45][0-5][0-9])(?=[- ][^\n]|:[ \t]|[ \t]*(?:\n|$))(?! ?(?:[A-Za-z]{3} [0-9]|hours|days|minutes|messages|recipients|bytes|KB|MB))"
-    r"|(?<![0-9.])(?P<paired>[45][0-5][0-9])[- ]{1,2}[\"'(#]{0,2}[45]\.[0-9]\.[0-9]",
-    re.IGNORECASE | re.MULTILINE,
-)
+# a code with its status needs no introduction
+_PAIRED = re.compile(r"(?<![0-9.])[45][0-5][0-9][- ]{1,2}[\"'(#]{0,2}[45]\.[0-9]\.[0-9]")
+
+
+def _introduced(text: str, *, reply: bool = False) -> int | None:
+    """Return where the first introduced code stands; for a `reply`, one that text follows."""
+    for found in _CODE.finditer(text):
+        at, end = found.start(), found.end()
+        if _COUNTED.match(text, end) or (reply and text[end : end + 1] in {",", ";", "'", '"', ")", "]", "."}):
+            continue
+        before = text[max(0, at - _BEFORE_LENGTH) : at]
+        if at == 0 or _BEFORE.search(before):
+            return at
+    return None
 
 
 def reply_start(text: str) -> int | None:
     """Return where in `text` a quoted refusal begins; None where none is quoted."""
-    found = _REPLY_BEGINS.search(text)
-    if not found:
-        return None
-    return found.start("alone") if found["alone"] else found.start("paired")
+    alone, paired = _introduced(text, reply=True), _PAIRED.search(text)
+    if paired and (alone is None or paired.start() < alone):
+        return paired.start()
+    return alone

@@ -21,16 +21,17 @@ from milter_bounce.delivery import Action, DeliveryReport, DeliveryStatus, Kind
 
 from .address import addresses_in, same
 from .autoreply import is_auto_reply, read_auto_reply
-from .blocks import before_first, read_blocks
+from .blocks import Block, before_first, read_blocks
 from .draft import Draft, finished
 from .dsn import StatusFields, read_status
 from .families import OWN_LAYOUT
 from .families.sendmail import whole_reply
+from .families.ses import read_notification
 from .feedback import read_feedback
 from .header import decoded, message_id_of, parameter
 from .mime import read_message
 from .readers import Readers
-from .told import command_in, host_in, reason_in, told_by
+from .told import host_in, reason_in, refused_command, told_by
 from .view import View
 
 if TYPE_CHECKING:
@@ -71,6 +72,10 @@ def _read(view: View) -> DeliveryReport | None:
         return _standard(view, "\n\n".join(part.text() for part in view.status_parts), inline=False)
     if _is_receipt(view):
         return None
+    if view.words.lstrip()[:1] == "{":
+        notification = read_notification(view.whole_text)
+        if notification:
+            return notification
     return _in_words(view) or read_auto_reply(view)
 
 
@@ -104,7 +109,7 @@ def _standard(view: View, text: str, *, inline: bool) -> DeliveryReport | None:
     if any(_wants_words(draft) for draft in drafts) or not drafts:
         drafts = _with_words(drafts, view)
     elif len(drafts) == 1 and drafts[0].command is None:
-        drafts[0].command = command_in(view.words[:4000])
+        drafts[0].command = refused_command(view.words[:4000], view.readers)
     return _report(view, Kind.DSN, drafts, fields, _author(fields))
 
 
@@ -121,7 +126,7 @@ def _wants_words(draft: Draft) -> bool:
     if draft.action in {Action.DELIVERED, Action.RELAYED, Action.EXPANDED}:
         return draft.recipient is None
     text = draft.diagnostic
-    if draft.recipient is None or "@" not in draft.recipient or not text:
+    if draft.recipient is None or "@" not in draft.recipient or not text or _gave_up(text):
         return True
     found = re.match(r"[245][0-9]{2}([- ])", text)
     if found is None:
@@ -162,7 +167,7 @@ def _adopted(drafts: list[Draft], told: list[Draft], view: View) -> list[Draft]:
 
 def _from_all_words(view: View) -> Draft:
     """Return what the words tell as a whole, about the one recipient that the fields name."""
-    told = told_by(view.words, view.readers.noise)
+    told = told_by(view.words, view.readers)
     return Draft(
         diagnostic=told.diagnostic if told.quoted else "",
         diagnostic_type="smtp" if told.quoted else None,
@@ -176,7 +181,7 @@ def _complete(draft: Draft, told: Draft, view: View) -> None:
     text = draft.diagnostic
     if not text or not re.search(r"[45][0-9]{2}[- ]|[45]\.[0-9]\.[0-9]", text):
         quoted = bool(re.match(r"[45][0-9]{2}", told.diagnostic))
-        if quoted or not text:
+        if quoted or not (text or draft.remark):
             draft.diagnostic = (
                 f"{told.diagnostic} ({text})"
                 if text and text not in told.diagnostic and not text.isdigit()
@@ -208,6 +213,10 @@ def _in_words(view: View) -> DeliveryReport | None:
             return report
     drafts = OWN_LAYOUT[family.name](view) if family and family.name in OWN_LAYOUT else []
     drafts = drafts or _drafts_in_words(view)
+    if not drafts:
+        wrapped = _forwarded(view)
+        if wrapped:
+            return wrapped
     failed = _failed_recipients(view)
     known = {(d.recipient or "").lower() for d in drafts}
     if len(failed) > len(drafts):
@@ -271,10 +280,9 @@ def _is_report(view: View, family: Family | None) -> bool:
 
 def _drafts_in_words(view: View) -> list[Draft]:
     """Return the recipients that the words name, with what they tell about each."""
-    noise = view.readers.noise
     drafts = []
     for block in read_blocks(view.words, view.readers, view.addressees | {view.sender_address or ""}):
-        told = told_by(block.lines, noise)
+        told = told_by(block.lines, view.readers)
         draft = Draft(
             recipient=block.recipient,
             original_recipient=block.alias,
@@ -284,22 +292,25 @@ def _drafts_in_words(view: View) -> list[Draft]:
             remote_mta=told.host,
             remote_ip=told.ip,
         )
-        if not told.diagnostic:
-            draft.diagnostic = _reason_before(view, block.recipient)
+        if not told.quoted:
+            _look_before(draft, view, block)
         drafts.append(draft)
     return drafts
 
 
-def _reason_before(view: View, recipient: str) -> str:
-    """Return the reason that stands before the recipients, or anywhere in the words."""
-    before = before_first(view.words, recipient)
-    told = told_by(before, view.readers.noise)
-    return told.diagnostic or reason_in(view.words, view.readers.noise)
+def _look_before(draft: Draft, view: View, block: Block) -> None:
+    """Take the reply or the reason that stands before the recipient, where its own lines quote none."""
+    told = told_by(before_first(view.words, block.recipient), view.readers)
+    if told.quoted or not draft.diagnostic:
+        draft.diagnostic = told.diagnostic or reason_in(view.words, view.readers)
+        draft.diagnostic_type = "smtp" if told.quoted else None
+        draft.command = draft.command or told.command
+        draft.remote_mta = draft.remote_mta or told.host
 
 
 def _of_rest(recipient: str | None, view: View) -> Draft:
     """Return a draft for a recipient that the words do not name: all they say is about it."""
-    told = told_by(view.words, view.readers.noise)
+    told = told_by(view.words, view.readers)
     return Draft(
         recipient=recipient,
         diagnostic=told.diagnostic,

@@ -11,9 +11,12 @@ Raises: nothing.
 from __future__ import annotations
 
 import re
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from .reply import reply_start
+
+if TYPE_CHECKING:
+    from .readers import Readers
 
 STRETCH_LIMIT: Final = 6000
 """Characters of one recipient's lines that are looked at: a transcript of ten hosts has 3,000."""
@@ -27,18 +30,6 @@ _SAID = re.compile(
 )
 _ASKED = re.compile(r"^[ \t>]{0,8}?(?:>>>|Sent <<<|SMTP>>:?|->>|-->|C:)[ \t]*([A-Za-z]{4}[^\n]*)$", re.MULTILINE)
 _TRANSCRIPT_MARK = re.compile(r"<<< |Received >>>|SMTP<<")
-_COMMANDS: Final = (
-    # (pattern, command): first match wins; the words are those of the MTAs' sources
-    (re.compile(r"in reply to (?:the )?end of DATA|after end of (?:message|data)|end of data|after i sent the message|\bsending end[- ]of[- ]data|\(after DATA\)|EOM\b|in response to end of", re.IGNORECASE), "EOD"),
-    (re.compile(r"in reply to (?:the )?MAIL FROM|after MAIL FROM|\bMAIL_FROM\b|sender was rejected|MAIL FROM command|SMTP:MAIL|rejected the sender|MAIL command", re.IGNORECASE), "MAIL"),
-    (re.compile(r"in reply to (?:the )?RCPT TO|after RCPT|\bRCPT_TO\b|does not like recipient|RCPT TO (?:command|response)|RCPT command|SMTP:RCPT|rejected the recipient|rejected address", re.IGNORECASE), "RCPT"),
-    (re.compile(r"in reply to (?:the )?DATA|after DATA|failed on DATA|\(DATA\)|\[DATA\]|SMTP:DATA|SMTP command\s*\n\s*DATA", re.IGNORECASE), "DATA"),
-    (re.compile(r"in reply to (?:the )?EHLO|after EHLO|\[EHLO\]|SMTP:EHLO", re.IGNORECASE), "EHLO"),
-    (re.compile(r"in reply to (?:the )?HELO|after HELO|my name was rejected|HELO handshake|\[HELO\]|SMTP:HELO", re.IGNORECASE), "HELO"),
-    (re.compile(r"in reply to (?:the )?STARTTLS|after STARTTLS", re.IGNORECASE), "STARTTLS"),
-    (re.compile(r"in reply to (?:the )?AUTH|after AUTH|authentication failed", re.IGNORECASE), "AUTH"),
-    (re.compile(r"refused to talk to me|after initial connection|greeting failed|initial server greeting|in response to connect|while receiving the initial|connected to [^\n]{1,80} but greeting|SMTP:CONNECT", re.IGNORECASE), "CONNECT"),
-)  # fmt: skip
 _VERBS: Final = {
     "MAIL": "MAIL",
     "RCPT": "RCPT",
@@ -62,6 +53,9 @@ _HOSTS: Final = (
     re.compile(rf"connect(?:ion)? (?:to|with) {_HOST}(?:\[([0-9A-Fa-f.:]{{3,45}})\])?"),
 )  # fmt: skip
 _QUOTES: Final = {"'": "'", '"': '"', "(": ")", "[": "]", "<": ">", "“": "”", "‘": "’", "「": "」"}
+_NO_RECIPIENT = re.compile(
+    r"<<< 5[05][34][ -][^\n]{0,20}(?:[Nn]eed RCPT|RCPT first|no valid recipients|Valid RCPT|need RCPT|rcpt)"
+)
 _REPLIED_TO = re.compile(r"\s*\(in reply to [^()]{2,60}\)")
 _PARAGRAPH = re.compile(r"\n[ \t]*\n")
 _RULE = re.compile(r"[-=*_#~|+. ]{3,}")
@@ -79,23 +73,33 @@ class Told(NamedTuple):
     ip: str | None = None
 
 
-def told_by(stretch: str, noise: tuple[str, ...]) -> Told:
+def told_by(stretch: str, readers: Readers) -> Told:
     """Return what the lines about one recipient tell."""
     stretch = stretch[:STRETCH_LIMIT]
     host, address = host_in(stretch)
     if _TRANSCRIPT_MARK.search(stretch):
         reply, verb = first_refusal(stretch)
         if reply:
-            return Told(reply, quoted=True, command=verb or command_in(stretch), host=host, ip=address)
+            return Told(reply, quoted=True, command=verb or command_in(stretch, readers), host=host, ip=address)
     reply = quoted_reply(stretch)
     if reply:
-        return Told(reply, quoted=True, command=command_in(stretch), host=host, ip=address)
-    return Told(reason_in(stretch, noise), quoted=False, command=command_in(stretch), host=host, ip=address)
+        return Told(reply, quoted=True, command=command_in(stretch, readers), host=host, ip=address)
+    return Told(reason_in(stretch, readers), quoted=False, command=command_in(stretch, readers), host=host, ip=address)
 
 
-def command_in(text: str) -> str | None:
+def refused_command(words: str, readers: Readers) -> str | None:
+    """Return the command that a report's words or its transcript show as refused."""
+    if "<<< " not in words:
+        return command_in(words, readers)
+    verb = first_refusal(words)[1]
+    # a pipelined RCPT is shown under DATA: the DATA then fails for want of a recipient
+    return "RCPT" if verb == "DATA" and _NO_RECIPIENT.search(words) else verb or command_in(words, readers)
+
+
+def command_in(text: str, readers: Readers) -> str | None:
     """Return the SMTP command that was refused, where the text tells."""
-    return next((command for pattern, command in _COMMANDS if pattern.search(text)), None)
+    low = " ".join(text.lower().split())
+    return next((command for phrase, command in readers.commands if phrase in low), None)
 
 
 def host_in(text: str) -> tuple[str | None, str | None]:
@@ -160,15 +164,19 @@ def _closing(rest: str, opened: str, closing: str) -> int:
     return 0
 
 
-def reason_in(stretch: str, noise: tuple[str, ...]) -> str:
+def reason_in(stretch: str, readers: Readers) -> str:
     """Return the words that give a reason: without rules, greetings and advice, at most `REASON_LIMIT` characters."""
-    kept, size = [], 0
+    kept: list[str] = []
+    size = 0
+    inline = bool(stretch.partition("\n")[0].strip())
     for line in stretch.split("\n"):
         bare = line.strip()
+        if inline and kept and not bare:
+            break  # "a@b: the reason" ends with its paragraph
         if not bare or _RULE.fullmatch(bare) or size > REASON_LIMIT:
             continue
         low = bare.lower()
-        if any(low.startswith(phrase) for phrase in noise):
+        if any(low.startswith(phrase) for phrase in readers.noise):
             continue
         kept.append(bare)
         size += len(bare) + 1

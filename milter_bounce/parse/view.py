@@ -138,13 +138,22 @@ class View:
 
     def _original_at(self, text: str) -> int | None:
         """Return where the returned message begins in the words: at an announcement, or at its first field."""
-        marked = self.readers.original_marker.search(text)
         # a marker before any address announces nothing yet ("the following message ... to <a@b>")
-        while marked and "@" not in text[: marked.start()] and not self.fields.get("x-failed-recipients"):
-            marked = self.readers.original_marker.search(text, marked.end())
+        first = 0 if self.fields.get("x-failed-recipients") else max(text.find("@"), 0)
         headed = _HEADER_IN_TEXT.search(text)
-        places = [found.start() for found in (marked, headed) if found and found.start() > 0]
-        return min(places) if places else None
+        places = [headed.start()] if headed and headed.start() > 0 else []
+        low = text.lower()
+        if len(low) != len(text):
+            low = text  # a letter that changes its length: positions would be off
+        for phrase in self.readers.markers:
+            at = low.find(phrase, first)
+            while at >= 0:
+                line = low.rfind("\n", 0, at) + 1
+                if line and self.readers.marker_line.match(low, line):
+                    places.append(line)
+                    break
+                at = low.find(phrase, at + len(phrase))
+        return min(places, default=None)
 
     @cached_property
     def rest(self) -> str:

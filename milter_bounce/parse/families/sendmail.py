@@ -22,6 +22,7 @@ from milter_bounce.parse.draft import Draft
 from milter_bounce.parse.told import command_in, told_by
 
 if TYPE_CHECKING:
+    from milter_bounce.parse.readers import Readers
     from milter_bounce.parse.view import View
 
 LINES_LIMIT: Final = 2000
@@ -66,7 +67,7 @@ def read(view: View) -> list[Draft]:
     marked = _TRANSCRIPT.search(words)
     if not marked:
         return []
-    spoken = transcribed(words[marked.end() :])
+    spoken = transcribed(words[marked.end() :], view.readers)
     listed = read_blocks(words[: marked.start()], view.readers, view.addressees)
     if not listed:
         return spoken
@@ -80,7 +81,7 @@ def _of_list(recipient: str, alias: str | None, lines: str, spoken: list[Draft],
     draft = next((d for d in spoken if same(d.recipient, recipient)), None)
     if draft is None:
         reason = _REASON.search(lines)
-        told = told_by(transcript, view.readers.noise)
+        told = told_by(transcript, view.readers)
         use_reason = bool(reason and reason[1].strip() and not told.quoted)
         draft = Draft(
             recipient=recipient,
@@ -93,7 +94,7 @@ def _of_list(recipient: str, alias: str | None, lines: str, spoken: list[Draft],
     return draft
 
 
-def transcribed(transcript: str) -> list[Draft]:
+def transcribed(transcript: str, readers: Readers) -> list[Draft]:
     """Return the recipients that a transcript's own lines name, with what was said about each."""
     session = _Session()
     drafts: dict[str, Draft] = {}
@@ -107,14 +108,14 @@ def transcribed(transcript: str) -> list[Draft]:
             session.replied(replied[1])
         elif own := _OWN.match(line):
             address = clean(own[2])
-            drafts.setdefault(address.lower(), _draft(address, own[1], own[3], session))
+            drafts.setdefault(address.lower(), _draft(address, own[1], own[3], session, readers))
             session.clear()
         elif own_host := _OWN_HOST.match(line):
             session.aside = session.aside or f"{own_host[1]} {own_host[3]}"
     return list(drafts.values())
 
 
-def _draft(address: str, code: str | None, text: str, session: _Session) -> Draft:
+def _draft(address: str, code: str | None, text: str, session: _Session, readers: Readers) -> Draft:
     """Return what the own line and the session before it tell about one recipient."""
     if session.reply:
         diagnostic, speaker = " ".join(session.reply), "smtp"
@@ -127,7 +128,7 @@ def _draft(address: str, code: str | None, text: str, session: _Session) -> Draf
         action=Action.FAILED,
         diagnostic=diagnostic.strip(),
         diagnostic_type=speaker,
-        command=session.verb if session.reply else command_in(text),
+        command=session.verb if session.reply else command_in(text, readers),
         remote_mta=session.host if session.reply else None,
     )
 
