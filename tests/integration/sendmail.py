@@ -166,14 +166,14 @@ Msink,		P=[IPC], F=mDFMuXa, S=EnvFromSMTP/HdrFromSMTP, R=EnvToSMTP, E=\r\n, L=20
 LDA = """\
 #!/bin/sh
 [ "$2" = unknown ] && exit 67
-{{ echo "From $1"; cat; echo; }} >> {mail}/$2
+cat > {mail}/part.$$ && mv {mail}/part.$$ {mail}/$(date +%s%N).$2
 """
 
 
 class Syslog:
     """A datagram syslog server in a thread: writes ``Nov 20 17:47:57 mx tag[pid]: text`` lines to a file."""
 
-    _STAMPED = re.compile(r"<[0-9]+>([A-Z][a-z]{2} [ 0-9][0-9] [0-9:]{8}) (.*)", re.DOTALL)
+    _STAMPED = re.compile(r"<[0-9]+>(?:([A-Z][a-z]{2} [ 0-9][0-9] [0-9:]{8}) )?(.*)", re.DOTALL)
 
     def __init__(self, path: Path, target: Path) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -189,7 +189,8 @@ class Syslog:
             while raw := self._socket.recv(65536):
                 text = raw.decode("utf-8", "replace").rstrip("\n\0")
                 found = self._STAMPED.match(text)
-                out.write(f"{found[1]} mx {found[2]}\n" if found else f"{text}\n")
+                stamp, text = found.groups() if found else (None, text)
+                out.write(f"{stamp or time.strftime('%b %e %H:%M:%S')} mx {text}\n")
 
     def close(self) -> None:
         # a datagram socket has no peer to hang up: an empty datagram to itself ends the thread
@@ -436,8 +437,8 @@ class Sendmail:
         """Return how many messages are in the queue."""
         return len(self.queue_ids())
 
-    def mail(self, user: str, domain: str = "home.example") -> bytes:
-        """Return the mailbox of a local user (mbox), empty when nothing came."""
-        del domain
-        box = self.mailboxes / user
-        return box.read_bytes() if box.exists() else b""
+    def mail(self, user: str, domain: str = "home.example") -> list[bytes]:
+        """Return the messages delivered to a local user, in order of arrival."""
+        del domain  # one local domain
+        boxes = sorted(self.mailboxes.glob(f"*.{user}"))
+        return [box.read_bytes().replace(b"\r\n", b"\n") for box in boxes]
