@@ -127,7 +127,6 @@ class Lists(_Process):
             str(RBLDNSD),
             "-n",
             "-q",
-            "-f",
             *(["-u", "nobody"] if os.geteuid() == 0 else []),
             "-c",
             "1",
