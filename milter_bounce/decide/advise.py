@@ -118,11 +118,6 @@ def backoff_key(status: DeliveryStatus, verdict: Classification) -> str | None:
     return destination_key(status, verdict)
 
 
-def refusal_key(status: DeliveryStatus, verdict: Classification) -> str | None:
-    """Return the key under which this status counts towards a threshold: a block's or a back-off's."""
-    return block_key(status, verdict) or backoff_key(status, verdict)
-
-
 @dataclass(frozen=True, slots=True)
 class Adviser:
     """Turns classified statuses into advice: the schedules and limits with a source of jitter."""
