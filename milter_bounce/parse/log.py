@@ -73,6 +73,11 @@ class LogReader:
                 self._by_tag[parts.tag] = reader
         return reader.read(parts)
 
+    def time_of(self, line: str) -> datetime | None:
+        """Return when a line was written; None where it does not tell."""
+        parts = split_line(line, self.stamps)
+        return parts.at if parts else None
+
     def feed_all(self, lines: Iterable[str]) -> Iterator[LogEvent]:
         """Return the events of many lines, those that tell nothing left out."""
         for line in lines:

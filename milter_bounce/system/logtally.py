@@ -1,0 +1,196 @@
+"""Counts over whole logs: what ``milter-bounce log`` shows.
+
+Goes in: pieces of log text, in their order. Comes out: a `Tally`, and tallies
+add up: that of a log is the sum of those of its pieces, so that pieces can be
+counted by several processes. Does not: print.
+
+A message is a queue ID and a recipient. It is delivered if any attempt was;
+else its last failure stands.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from milter_bounce.decide.words import words_of
+from milter_bounce.delivery import Action
+from milter_bounce.parse.log_scan import Sent, scan
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from milter_bounce.decide.ruleset import RuleSet
+    from milter_bounce.delivery import DeliveryStatus
+    from milter_bounce.parse.log import LogReader
+    from milter_bounce.parse.logline import Delivery
+    from milter_bounce.verdict import Classification
+
+REFUSALS_LIMIT: Final = 20_000
+"""Different refusals that are told apart in one piece; beyond it only their categories are counted."""
+
+TEXT_LIMIT: Final = 160
+_CHANGING: Final = re.compile(r"[0-9a-fA-F]*[0-9][0-9a-zA-Z._:-]*")
+"""Numbers, addresses, queue IDs, times: what differs from one refusal to the next."""
+
+
+class Failed(NamedTuple):
+    """The last failure of a message."""
+
+    operator: str
+    class_: str
+    category: str
+
+
+@dataclass
+class Refusal:
+    """One reason in one wording, as often as it came."""
+
+    category: str
+    rule: str
+    example: str
+    recipient: str
+    count: int = 0
+    operators: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass
+class Tally:
+    """What a log or a piece of it holds."""
+
+    attempts: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """(operator, category) -> delivery statuses, successes as ``delivered``."""
+
+    delivered: Counter[str] = field(default_factory=Counter)
+    """Operator -> messages that were delivered."""
+
+    failed: dict[int, Failed] = field(default_factory=dict)
+    """Hash of a message -> its last failure; delivered later on: no longer in here."""
+
+    sent: set[int] = field(default_factory=set)
+    """Messages delivered in this piece; empty once it was added to another."""
+
+    refusals: dict[str, Refusal] = field(default_factory=dict)
+    blocklists: dict[str, tuple[str, str | None, int]] = field(default_factory=dict)
+    """Zone -> who runs it, where to look it up, how often it was named."""
+
+    rules: Counter[str] = field(default_factory=Counter)
+    first: datetime | None = None
+    last: datetime | None = None
+    held: int = 0
+    """Recipients that our own gate held back: no attempts."""
+
+    def add(self, later: Tally) -> None:
+        """Add the tally of a later piece."""
+        self.attempts += later.attempts
+        self.delivered += later.delivered
+        self.rules += later.rules
+        self.held += later.held
+        self.failed.update(later.failed)
+        # fewer messages fail than are delivered, but in one piece it may be the other way round
+        for message in later.sent & self.failed.keys():
+            del self.failed[message]
+        for key, refusal in later.refusals.items():
+            known = self.refusals.setdefault(key, replace(refusal, count=0, operators=Counter()))
+            known.count += refusal.count
+            known.operators += refusal.operators
+        for zone, (operator, lookup, count) in later.blocklists.items():
+            self.blocklists[zone] = (operator, lookup, count + self.blocklists.get(zone, ("", "", 0))[2])
+        times = [when for when in (self.first, later.first, self.last, later.last) if when is not None]
+        self.first, self.last = (min(times), max(times)) if times else (None, None)
+
+
+def domain_of(address: str) -> str:
+    """Return the domain of an address in lower case; ``none`` where it has none."""
+    return address.rpartition("@")[2].lower() if "@" in address else "none"
+
+
+class Counting:
+    """Counts pieces of a log into tallies."""
+
+    def __init__(self, rules: RuleSet, reader: LogReader) -> None:
+        self._rules, self._reader = rules, reader
+        self._verdicts: dict[object, Classification] = {}
+
+    def count(self, text: str) -> Tally:
+        """Return the tally of a piece of whole lines."""
+        tally = Tally()
+        sent: Counter[tuple[str, str]] = Counter()
+        done, place = tally.sent, domain_of
+        for found in scan(text, self._reader):
+            if isinstance(found, Sent):
+                queue_id, recipient, relay = found
+                done.add(hash((queue_id, recipient)))
+                sent[relay, place(recipient)] += 1
+            else:
+                self._delivery(tally, found)
+        for (relay, domain), number in sent.items():
+            self._success(tally, self._rules.operator_of(relay) or domain, number)
+        for message in done & tally.failed.keys():
+            del tally.failed[message]
+        self._span(tally, text)
+        return tally
+
+    @staticmethod
+    def _success(tally: Tally, operator: str, number: int) -> None:
+        tally.attempts[operator, "delivered"] += number
+        tally.delivered[operator] += number
+
+    def _delivery(self, tally: Tally, found: Delivery) -> None:
+        status = found.status
+        if found.probe:
+            return
+        if found.ours:
+            tally.held += 1
+            return
+        recipient = status.recipient or ""
+        message = hash((status.queue_id, recipient))
+        if status.action is Action.DELIVERED:
+            tally.sent.add(message)
+            self._success(tally, self._rules.operator_of(status.remote_mta) or domain_of(recipient), 1)
+            return
+        verdict = self.verdict(status)
+        operator = verdict.operator or domain_of(recipient)
+        tally.attempts[operator, verdict.category] += 1
+        tally.failed[message] = Failed(operator, str(verdict.class_), verdict.category)
+        tally.rules[verdict.rule] += 1
+        for named in verdict.blocklists:
+            count = tally.blocklists.get(named.zone, ("", "", 0))[2]
+            tally.blocklists[named.zone] = (named.operator, named.lookup, count + 1)
+        self._refusal(tally, status, verdict, operator)
+
+    def verdict(self, status: DeliveryStatus) -> Classification:
+        """Return what `status` means; the same words from the same host are judged once."""
+        key = (
+            status.diagnostic, status.remote_mta, status.status, status.reply_code, status.command, status.local,
+            status.action, status.diagnostic_type,
+        )  # fmt: skip
+        known = self._verdicts.get(key)
+        if known is None:
+            if len(self._verdicts) >= REFUSALS_LIMIT:
+                self._verdicts.clear()
+            known = self._verdicts[key] = self._rules.classify(status)
+        return known
+
+    @staticmethod
+    def _refusal(tally: Tally, status: DeliveryStatus, verdict: Classification, operator: str) -> None:
+        text = status.diagnostic or ""
+        words = _CHANGING.sub("#", words_of(text[: 2 * TEXT_LIMIT], status.reply_code))[:TEXT_LIMIT]
+        key = f"{status.reply_code} {status.status} {words}"
+        refusal = tally.refusals.get(key)
+        if refusal is None:
+            if len(tally.refusals) >= REFUSALS_LIMIT:
+                return
+            refusal = tally.refusals[key] = Refusal(verdict.category, verdict.rule, text, status.recipient or "")
+        refusal.count += 1
+        refusal.operators[operator] += 1
+
+    def _span(self, tally: Tally, text: str) -> None:
+        """Note from when to when the piece goes, by its first and last line with a time stamp."""
+        reader = self._reader
+        head, tail = text[:4096].split("\n")[:5], text[-4096:].rstrip("\n").split("\n")[-5:]
+        times = [when for line in (*head, *tail) if (when := reader.time_of(line)) is not None]
+        if times:
+            tally.first, tally.last = min(times), max(times)
