@@ -345,8 +345,9 @@ class DnsSection(_Section):
     """Watch addresses too that refusals name as ours ("your IP [192.0.2.1]"): from the second refusal on."""
 
     lists: list[str] = []
-    """The lists to watch, by zone. Empty: those of rules/blocklists.toml that are watched by default, and those with
-    a key in keys_file. A dead list is refused."""
+    """The lists to watch, by zone. Empty: every live one of rules/blocklists.toml, but for parts of another, scores,
+    allow lists, and lists that want a key or a registration; with their key in keys_file those too. A dead list is
+    refused."""
 
     without: list[str] = []
     """Lists, by zone, that are not watched though they would be."""

@@ -38,7 +38,7 @@ class Blocklist:
     weight: str = "block"
     key: bool = False
     null_sender: bool = False
-    default: bool = False
+    default: bool = True
     lookup: str | None = None
     removal: str = ""
     delist_h: float | None = None
@@ -50,6 +50,9 @@ class Blocklist:
 
     not_listed: Mapping[str, str] = field(default_factory=dict)
     """Answers that say something but no listing, besides 127.255.255.0/24."""
+
+    refused: Mapping[str, str] = field(default_factory=dict)
+    """Answers by which the list turns a resolver or a question away, besides 127.255.255.0/24."""
 
     text: tuple[str, ...] = ()
     named: tuple[str, ...] = ()
@@ -64,7 +67,7 @@ _PLAIN: Final = (
     "delist_h", "category",
 )  # fmt: skip
 _KEYS: Final = frozenset({
-    "id", "lists", "codes", "bits", "not_listed", "text", "named", "unless", "source", "examples", *_PLAIN,
+    "id", "lists", "codes", "bits", "not_listed", "refused", "text", "named", "unless", "source", "examples", *_PLAIN,
 })  # fmt: skip
 _RANGE: Final = re.compile(r"(127(?:\.[0-9]{1,3}){2})\.([0-9]{1,3})(?:-([0-9]{1,3}))?")
 _YEAR: Final = re.compile(r"(?:19|20)[0-9]{2}")
@@ -124,6 +127,7 @@ def read_blocklist(table: Mapping[str, Any]) -> Blocklist:
         domain="domain" in table["lists"],
         codes=_answers(table, "codes"),
         not_listed=_answers(table, "not_listed"),
+        refused=_answers(table, "refused"),
         bits={int(bit): str(meaning) for bit, meaning in table.get("bits", {}).items()},
         text=_strings(table, "text"),
         named=_strings(table, "named"),

@@ -67,10 +67,11 @@ def zone_of(entry: Blocklist) -> Zone:
         codes=dict(entry.codes),
         masks=dict(entry.bits),
         not_listed=dict(entry.not_listed),
+        refused=dict(entry.refused),
         weight=entry.weight,
         lookup=entry.lookup,
         removal=entry.removal,
-        default=entry.default,
+        default=entry.default and not (entry.key and _KEY_PLACE not in entry.zone),  # registered resolvers only
         dead=None if entry.alive else f"since {entry.ended}" if entry.ended else "for years",
     )
 
@@ -122,9 +123,7 @@ def watchlist(settings: DnsSection, blocklists: Iterable[Blocklist], name: str) 
         for zone in zones.values()
         if not zone.dead and zone.zone not in without and (not zone.wants_key or zone.zone in keys)
     }
-    chosen = [zone_name(item) for item in settings.lists] or [
-        zone.zone for zone in usable.values() if zone.default or zone.zone in keys
-    ]
+    chosen = [zone_name(item) for item in settings.lists] or [zone.zone for zone in usable.values() if zone.default]
     return Watchlist(tuple(usable[item] for item in chosen if item in usable), usable, keys)
 
 
