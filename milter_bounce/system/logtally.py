@@ -112,7 +112,7 @@ class Counting:
 
     def __init__(self, rules: RuleSet, reader: LogReader) -> None:
         self._rules, self._reader = rules, reader
-        self._verdicts: dict[object, Classification] = {}
+        self._verdicts: dict[object, tuple[Classification, str]] = {}
 
     def count(self, text: str) -> Tally:
         """Return the tally of a piece of whole lines."""
@@ -151,7 +151,7 @@ class Counting:
             tally.sent.add(message)
             self._success(tally, self._rules.operator_of(status.remote_mta) or domain_of(recipient), 1)
             return
-        verdict = self.verdict(status)
+        verdict, wording = self._judged(status)
         operator = verdict.operator or domain_of(recipient)
         tally.attempts[operator, verdict.category] += 1
         tally.failed[message] = Failed(operator, str(verdict.class_), verdict.category)
@@ -159,10 +159,17 @@ class Counting:
         for named in verdict.blocklists:
             count = tally.blocklists.get(named.zone, ("", "", 0))[2]
             tally.blocklists[named.zone] = (named.operator, named.lookup, count + 1)
-        self._refusal(tally, status, verdict, operator)
+        refusal = tally.refusals.get(wording)
+        if refusal is None:
+            if len(tally.refusals) >= REFUSALS_LIMIT:
+                return
+            refusal = Refusal(verdict.category, verdict.rule, status.diagnostic or "", recipient)
+            tally.refusals[wording] = refusal
+        refusal.count += 1
+        refusal.operators[operator] += 1
 
-    def verdict(self, status: DeliveryStatus) -> Classification:
-        """Return what `status` means; the same words from the same host are judged once."""
+    def _judged(self, status: DeliveryStatus) -> tuple[Classification, str]:
+        """Return what `status` means, and its wording without what changes; the same words are judged once."""
         key = (
             status.diagnostic, status.remote_mta, status.status, status.reply_code, status.command, status.local,
             status.action, status.diagnostic_type,
@@ -171,21 +178,10 @@ class Counting:
         if known is None:
             if len(self._verdicts) >= REFUSALS_LIMIT:
                 self._verdicts.clear()
-            known = self._verdicts[key] = self._rules.classify(status)
+            words = words_of((status.diagnostic or "")[: 2 * TEXT_LIMIT], status.reply_code)
+            wording = f"{status.reply_code} {status.status} {_CHANGING.sub('#', words)[:TEXT_LIMIT]}"
+            known = self._verdicts[key] = self._rules.classify(status), wording
         return known
-
-    @staticmethod
-    def _refusal(tally: Tally, status: DeliveryStatus, verdict: Classification, operator: str) -> None:
-        text = status.diagnostic or ""
-        words = _CHANGING.sub("#", words_of(text[: 2 * TEXT_LIMIT], status.reply_code))[:TEXT_LIMIT]
-        key = f"{status.reply_code} {status.status} {words}"
-        refusal = tally.refusals.get(key)
-        if refusal is None:
-            if len(tally.refusals) >= REFUSALS_LIMIT:
-                return
-            refusal = tally.refusals[key] = Refusal(verdict.category, verdict.rule, text, status.recipient or "")
-        refusal.count += 1
-        refusal.operators[operator] += 1
 
     def _span(self, tally: Tally, text: str) -> None:
         """Note from when to when the piece goes, by its first and last line with a time stamp."""
