@@ -130,7 +130,12 @@ class Answers:
     def on_memcache(self, event: memcache.Get | memcache.Other | memcache.Quit) -> bytes | None:
         """Return the answer to the gate's question."""
         if type(event) is memcache.Get:
-            found = [(key, value) for key in event.keys if (value := self._safely(self._gate, key)) is not None]
+            # only whole addresses: Postfix asks for domain and .parent after the address was not found, and the
+            # address has been judged with its domain by then - a probe that may go must not be held by its domain
+            keys = [key for key in event.keys if "@" in key]
+            if not keys or not self._powers.enforce:
+                return memcache.END
+            found = [(key, value) for key in keys if (value := self._safely(self._gate, key)) is not None]
             return memcache.send(found) if found else memcache.END
         if type(event) is memcache.Quit:
             return None
@@ -163,10 +168,6 @@ class Answers:
             self._say("info: the store can be read again")
 
     def _gate(self, key: str) -> str | None:
-        # only whole addresses: Postfix asks for domain and .parent after the address was not found, and the
-        # address has been judged with its domain by then - a probe that may go must not be held by its domain
-        if not self._powers.enforce or "@" not in key:
-            return None
         return answers.gate_value(self._before_attempt(key, None))
 
     def _before_attempt(self, recipient: str, sender: str | None) -> Answer:

@@ -17,7 +17,7 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 
 from milter_bounce.decide.block import Known, is_over, open_share, standing, within_share
-from milter_bounce.verdict import BlockState
+from milter_bounce.verdict import FREE, BlockState
 
 from .sqlite_file import connect, explained, identity
 from .sqlite_hot import Hot
@@ -39,6 +39,10 @@ WAIT_S: Final = 0.02
 
 FLUSHED_LIMIT: Final = 100_000
 """Messages of blocked destinations that are remembered as handed to the MTA."""
+
+_ANYTHING: Final = (
+    "SELECT 1 FROM suppressions WHERE recipient = ?1 UNION ALL SELECT 1 FROM recipients WHERE recipient = ?1 LIMIT 1"
+)
 
 
 class Gate:
@@ -106,6 +110,9 @@ class Gate:
             StoreError: the file cannot be read; have no opinion.
         """
         with self._lock:
+            # most mail goes to recipients and destinations that nothing is known of: one statement, and done
+            if not self._rows(_ANYTHING, (recipient,)) and not self._hot.blocks and not self._hot.backoffs:
+                return FREE
             suppressed = self._rows(f"SELECT {SUPPRESSION} FROM suppressions WHERE recipient = ?", (recipient,))
             if suppressed:
                 known = Known(suppression=suppression_of(suppressed[0]))
