@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 COLOURS: Final = {"hard": "red", "soft": "yellow", "policy": "magenta", "none": "green"}
 MARKS: Final = {"fine": "green", "warn": "yellow", "bad": "bold red"}
 OPERATORS_SHOWN: Final = 20
+LEAST_WIDTH: Final = 100
+PIPE_WIDTH: Final = 140
 COLUMN_WIDTH: Final = 14
 FIXED_WIDTH: Final = 86
 """Characters that a category's column and all the others take."""
@@ -30,6 +32,8 @@ FIXED_WIDTH: Final = 86
 def show(tally: Tally, thresholds: list[Threshold], top: int) -> None:
     """Print what `milter-bounce log` shows."""
     console = Console(highlight=False)
+    # narrower, columns would vanish; into a file or a pipe there is room
+    console = Console(highlight=False, width=max(console.width, LEAST_WIDTH if console.is_terminal else PIPE_WIDTH))
     statuses, messages = sum(tally.attempts.values()), sum(tally.delivered.values()) + len(tally.failed)
     span = f"{stamp(tally.first)} to {stamp(tally.last)}: " if tally.first else ""
     console.print(f"{span}{statuses} delivery statuses of {messages} messages, {len(tally.failed)} not delivered")
@@ -52,7 +56,7 @@ def _operators(tally: Tally, thresholds: list[Threshold], width: int) -> Table:
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     for (operator, category), number in tally.attempts.items():
         counts[operator][category] += number
-    columns = _categories(counts, max(2, min(width, 8)))
+    columns = _categories(counts, max(1, min(width, 8)))
     table = Table(title="Delivery statuses by operator", title_justify="left")
     table.add_column("operator", overflow="fold", min_width=16)
     for name in ("messages", "delivered", *columns, *(["other"] if _others(counts, columns) else [])):
