@@ -126,6 +126,8 @@ class RuleSet:
 
         Raises: nothing, on any text. Limits: `words.WORDS_LIMIT` characters of it.
         """
+        if "status-by-mta" in status.defects:  # Sendmail's own guess from the code: 5.1.1 for any bare 550
+            status = replace(status, status=None)
         operator = self.operator_of(status.remote_mta)
         code = status.reply_code
         if status.action in _SUCCESS or (code is not None and code < 400):

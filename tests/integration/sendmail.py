@@ -212,6 +212,7 @@ class Sendmail:
         defines: m4 name -> value, set before the fragments.
         extra: more lines of the .mc file, behind the fragments.
         queue_every: the interval of queue runs; None for none.
+        port_of_sinks: for routes that name a host instead of a sink.
     """
 
     def __init__(
@@ -224,6 +225,7 @@ class Sendmail:
         defines: Mapping[str, str] | None = None,
         extra: str = "",
         queue_every: str | None = "1s",
+        port_of_sinks: int = 12600,
     ) -> None:
         self.folder = folder
         self.queue_directory = folder / "mqueue"
@@ -237,6 +239,7 @@ class Sendmail:
         self.defines = dict(defines or {})
         self.extra = extra
         self.queue_every = queue_every
+        self.port_of_sinks = port_of_sinks
         self._daemon: subprocess.Popen[bytes] | None = None
         self._syslog: Syslog | None = None
 
@@ -258,7 +261,7 @@ class Sendmail:
 
     def _mc(self) -> str:
         user = subprocess.run(["id", "-un"], check=True, capture_output=True, text=True).stdout.strip()
-        ports = {s.port for s in self.routes.values() if isinstance(s, Sink)} or {12600}
+        ports = {s.port for s in self.routes.values() if isinstance(s, Sink)} or {self.port_of_sinks}
         assert len(ports) == 1, "Sendmail's connection cache ignores the port: one port for all sinks"
         extra = [f"define(`{name}', `{value}')dnl" for name, value in self.defines.items()]
         extra += [f"include(`{CONF}/{name}.mc')dnl" for name in self.fragments]

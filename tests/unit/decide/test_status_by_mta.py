@@ -1,0 +1,28 @@
+"""A status that our own MTA made up is no ground for a verdict."""
+
+from __future__ import annotations
+
+import pytest
+
+from milter_bounce.delivery import DeliveryStatus, EnhancedStatus
+from milter_bounce.system.rulefiles import load_rules
+
+
+@pytest.mark.parametrize(
+    ("reply", "guess", "category", "advice"),
+    [
+        # Sendmail 8.17.1 logs dsn=5.1.1 for every 550 at RCPT that states no status, 4.5.0 and 5.5.0 for a banner's
+        pytest.param("550 xyzzy", "5.1.1", "undetermined", "fix", id="any-550"),
+        pytest.param("550 User unknown", "5.1.1", "invalid-recipient", "suppress", id="the-text-says-it"),
+        pytest.param("421 xyzzy", "4.5.0", "system-error", "retry", id="banner-421"),
+        pytest.param("554 xyzzy, your IP is on our block list", "5.5.0", "blocklisted", "hold", id="banner-554"),
+    ],
+)
+def test_guessed_status_does_not_convict(reply, guess, category, advice):
+    """Text and reply code decide; the guess stays in the status for the log."""
+    status = DeliveryStatus(
+        "a@b.example", status=EnhancedStatus.from_text(guess), reply_code=int(reply[:3]), diagnostic=reply,
+        diagnostic_type="smtp", defects=("status-by-mta",),
+    )  # fmt: skip
+    verdict = load_rules().classify(status)
+    assert (verdict.category, verdict.advice) == (category, advice)
