@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -33,24 +33,17 @@ from milter_bounce.verdict import (
     Suppression,
 )
 
+from .sqlite_changes import HOUR_MS, Changes
 from .sqlite_hot import keys_of
 from .sqlite_rows import (
-    BACKOFF,
-    BLOCK,
     EPISODE,
     SUPPRESSION,
-    backoff_row,
-    block_of,
-    block_row,
     episode_of,
-    episode_row,
     folded,
     from_ms,
-    holes,
     maybe_ms,
     plain,
     suppression_of,
-    suppression_row,
     to_ms,
 )
 
@@ -65,7 +58,6 @@ if TYPE_CHECKING:
     from .store import LogPosition
 
 _MS: Final = timedelta(milliseconds=1)
-HOUR_MS: Final = 3_600_000
 DAY_MS: Final = 86_400_000
 OTHER: Final = "other"
 """Operator of a domain that runs its own mail, in the counts."""
@@ -87,22 +79,8 @@ class SqliteBatch:
 
     def _clear(self) -> None:
         self._db: sqlite3.Connection | None = None
-        self._episodes: dict[str, Episode | None] = {}
-        self._loaded: dict[str, Episode | None] = {}
-        self._dirty: set[str] = set()
-        self._reset: set[str] = set()
-        self._bounces: defaultdict[str, dict[str, tuple[int, str]]] = defaultdict(dict)
-        self._suppressed: dict[str, Suppression | None] = {}
-        self._waiting: dict[tuple[str, str], tuple[int, int | None, str | None] | None] = {}
-        self._due: dict[str, tuple[int | None, str | None]] = {}
-        self._queue: defaultdict[str, set[str]] = defaultdict(set)
-        self._gone: set[str] = set()
-        self._blocks: dict[str, Block | None] = {}
-        self._backoffs: set[str] = set()
-        self._refusals: dict[tuple[str, str], int | None] = {}
-        self._operators: dict[str, tuple[str, int] | None] = {}
-        self._counts: Counter[tuple[int, str, str]] = Counter()
-        self._positions: dict[str, LogPosition] = {}
+        self._begun = False
+        self._new = Changes()
 
     def __enter__(self) -> Self:
         """Return the batch."""
@@ -112,10 +90,14 @@ class SqliteBatch:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Commit when no exception is under way; else drop the changes."""
-        if kind is None:
-            self.commit()
-        else:
+        if kind is not None:
             self.drop()
+            return
+        try:
+            self.commit()
+        except BaseException:
+            self.drop()
+            raise
 
     def drop(self) -> None:
         """Forget all changes since the last commit."""
@@ -127,11 +109,13 @@ class SqliteBatch:
     def _start(self) -> sqlite3.Connection:
         """Return the connection; at the beginning of a batch the file is looked at and foreign changes are read."""
         if self._db is None:
-            self._db = self._store.connection()
+            db = self._store.connection()
             try:
-                self._hot.refresh(self._db)
+                if not self._begun:  # later on memory is ahead of the file
+                    self._hot.refresh(db)
             except sqlite3.Error as error:
                 raise self._store.failed(error) from None
+            self._db, self._begun = db, True
         return self._db
 
     def _query(self, sql: str, values: tuple[Any, ...]) -> list[tuple[Any, ...]]:
@@ -142,16 +126,16 @@ class SqliteBatch:
             raise self._store.failed(error) from None
 
     def _episode(self, recipient: str) -> Episode | None:
-        if recipient in self._episodes:
-            return self._episodes[recipient]
+        if recipient in self._new.episodes:
+            return self._new.episodes[recipient]
         rows = self._query(f"SELECT {EPISODE} FROM recipients WHERE recipient = ?", (recipient,))
         found = episode_of(rows[0]) if rows else None
-        self._episodes[recipient] = self._loaded[recipient] = found
+        self._new.episodes[recipient] = self._new.loaded[recipient] = found
         return found
 
     def _suppression(self, recipient: str) -> Suppression | None:
-        if recipient in self._suppressed:
-            return self._suppressed[recipient]
+        if recipient in self._new.suppressed:
+            return self._new.suppressed[recipient]
         rows = self._query(f"SELECT {SUPPRESSION} FROM suppressions WHERE recipient = ?", (recipient,))
         return suppression_of(rows[0]) if rows else None
 
@@ -159,8 +143,8 @@ class SqliteBatch:
         if status.queue_id is None or status.source is not Source.LOG:
             return None
         key = (recipient, status.queue_id)
-        if key in self._waiting:
-            kept = self._waiting[key]
+        if key in self._new.waiting:
+            kept = self._new.waiting[key]
             return None if kept is None else from_ms(kept[0])
         rows = self._query("SELECT since FROM waiting WHERE recipient = ? AND queue_id = ?", key)
         return from_ms(rows[0][0]) if rows else None
@@ -168,10 +152,10 @@ class SqliteBatch:
     def _bounced(self, recipient: str) -> dict[str, tuple[int, str]]:
         """Return message -> (when, class) of the undelivered messages of a recipient."""
         found: dict[str, tuple[int, str]] = {}
-        if recipient not in self._reset:
+        if recipient not in self._new.reset:
             rows = self._query("SELECT message, at, class FROM bounces WHERE recipient = ?", (recipient,))
             found = {message: (at, kind) for message, at, kind in rows}
-        return {**found, **self._bounces.get(recipient, {})}
+        return {**found, **self._new.bounces.get(recipient, {})}
 
     def recall(self, status: DeliveryStatus, verdict: Classification) -> History:
         """Return what matters for `status` under this classification."""
@@ -226,7 +210,7 @@ class SqliteBatch:
             return []
         self._start()
         self._latest_ms = now_ms = to_ms(now)
-        self._counts[now_ms // HOUR_MS, verdict.operator or OTHER, verdict.category] += 1
+        self._new.counts[now_ms // HOUR_MS, verdict.operator or OTHER, verdict.category] += 1
         if verdict.operator and status.remote_mta and (domain := domain_of(status.recipient)):
             self.learn_operator(domain, verdict.operator, now)
         if outcome.advice.kind is AdviceKind.NONE:
@@ -252,7 +236,7 @@ class SqliteBatch:
         episode = next_episode(history, verdict, advice, now)
         self._put(recipient, episode)
         if advice.counts is not FailureClass.NONE:
-            self._bounces[recipient][_message(status)] = (now_ms, str(advice.counts))
+            self._new.bounces[recipient][_message(status)] = (now_ms, str(advice.counts))
         if waits and status.queue_id is not None:
             first = now_ms if since is None else to_ms(since)
             self._wait(recipient, status.queue_id, first, episode, now_ms, ends=advice.kind is AdviceKind.SUPPRESS)
@@ -277,25 +261,27 @@ class SqliteBatch:
         status, verdict = outcome.status, outcome.classification
         origin = "feedback" if verdict.category == "feedback" else "log" if status.source is Source.LOG else "report"
         reason = f"{outcome.advice.reason}: {status.diagnostic or verdict.category}"
-        self._suppressed[recipient] = Suppression(recipient, now, verdict.category, verdict.rule, plain(reason), origin)
+        self._new.suppressed[recipient] = Suppression(
+            recipient, now, verdict.category, verdict.rule, plain(reason), origin
+        )
         return [replace(_ending(NoticeKind.SUPPRESSED, recipient, episode, now, status.queue_id), text=reason)]
 
     def _put(self, recipient: str, episode: Episode | None) -> None:
-        self._episodes[recipient] = episode
-        self._dirty.add(recipient)
+        self._new.episodes[recipient] = episode
+        self._new.dirty.add(recipient)
 
     def _wait(self, recipient: str, queue_id: str, first: int, episode: Episode, now_ms: int, *, ends: bool) -> None:
         """Remember that a message waits, and when all messages of its recipient are due."""
         # due at once: what the gate is going to return to its sender
         ends = ends or episode.given_up is not None
         due = now_ms if ends else None if episode.block else maybe_ms(episode.not_before)
-        self._waiting[recipient, queue_id] = (first, due, episode.block)
-        self._queue[queue_id].add(recipient)
-        self._due[recipient] = (due, episode.block)
+        self._new.waiting[recipient, queue_id] = (first, due, episode.block)
+        self._new.queue[queue_id].add(recipient)
+        self._new.due[recipient] = (due, episode.block)
 
     def _left(self, recipient: str, status: DeliveryStatus) -> None:
         if status.queue_id is not None and status.source is Source.LOG:
-            self._waiting[recipient, status.queue_id] = None
+            self._new.waiting[recipient, status.queue_id] = None
 
     def _refused(self, status: DeliveryStatus, verdict: Classification, advice: Advice, now: datetime) -> list[Notice]:
         """Remember a policy refusal: against a block that stands, as the beginning of one, or towards the threshold."""
@@ -322,17 +308,17 @@ class SqliteBatch:
         episode = self._episode(recipient)
         if episode is not None and episode.block is None and episode.delay is None and episode.given_up is None:
             self._put(recipient, replace(episode, block=key))
-            self._due[recipient] = (None, key)
+            self._new.due[recipient] = (None, key)
 
     def _put_block(self, block: Block) -> None:
-        self._blocks.setdefault(block.key, self._hot.blocks.get(block.key))
+        self._new.blocks.setdefault(block.key, self._hot.blocks.get(block.key))
         self._hot.blocks[block.key] = block
 
     def _refuse(self, key: str, evidence: str, now_ms: int) -> None:
         kept = self._hot.refusals[key]
         kept.pop(evidence, None)
         kept[evidence] = now_ms
-        self._refusals[key, evidence] = now_ms
+        self._new.refusals[key, evidence] = now_ms
         if len(kept) > 2 * self._limits.block_threshold + 16:
             self._forgive(key, 1)
 
@@ -341,7 +327,7 @@ class SqliteBatch:
         kept = self._hot.refusals.get(key)
         for evidence in list(kept or ())[:number]:
             del self._hot.refusals[key][evidence]
-            self._refusals[key, evidence] = None
+            self._new.refusals[key, evidence] = None
         if not kept:
             self._hot.refusals.pop(key, None)
 
@@ -357,7 +343,7 @@ class SqliteBatch:
         since = last.since if last else now
         begun = Backoff(key, since, advice.backoff_until, advice.backoff_until - now, verdict.category)
         self._hot.backoffs[key] = begun
-        self._backoffs.add(key)
+        self._new.backoffs.add(key)
         self._forgive("~" + key)
         return [
             Notice(
@@ -380,7 +366,7 @@ class SqliteBatch:
         """Remember a delivery; see `store.Batch.delivered`."""
         self._start()
         self._latest_ms = now_ms = to_ms(now)
-        self._counts[now_ms // HOUR_MS, operator or OTHER, "delivered"] += 1
+        self._new.counts[now_ms // HOUR_MS, operator or OTHER, "delivered"] += 1
         address = folded(recipient)
         domain = address.rpartition("@")[2]
         if operator is not None and domain:
@@ -398,7 +384,7 @@ class SqliteBatch:
         """Remember that a destination takes mail: no back-off, one refusal fewer, a probe that succeeded."""
         notices, hot = [], self._hot
         if hot.backoffs.pop(destination, None) is not None:
-            self._backoffs.add(destination)
+            self._new.backoffs.add(destination)
         if hot.refusals:
             self._forgive("~" + destination)
         for key in keys_of(destination, sender):
@@ -414,34 +400,34 @@ class SqliteBatch:
     def _recovered(self, recipient: str, episode: Episode, now: datetime, queue_id: str | None) -> list[Notice]:
         """Remember that a recipient takes mail again: episode, bounces and a soft limit's suppression are over."""
         self._put(recipient, None)
-        self._reset.add(recipient)
-        self._bounces.pop(recipient, None)
-        self._due[recipient] = (to_ms(now), None)
+        self._new.reset.add(recipient)
+        self._new.bounces.pop(recipient, None)
+        self._new.due[recipient] = (to_ms(now), None)
         if queue_id is not None:
-            self._waiting[recipient, queue_id] = None
+            self._new.waiting[recipient, queue_id] = None
         notices = [_ending(NoticeKind.DELIVERED, recipient, episode, now, queue_id)]
         known = self._suppression(recipient)
         default = CATEGORIES.get(known.category) if known else None
         if known and default and default.class_ is FailureClass.SOFT and known.origin in {"log", "report"}:
-            self._suppressed[recipient] = None
+            self._new.suppressed[recipient] = None
             notices.append(_ending(NoticeKind.UNSUPPRESSED, recipient, episode, now, queue_id))
         return notices
 
     def learn_operator(self, domain: str, operator: str | None, now: datetime) -> None:
         """Remember who runs the mail of `domain`; None = nobody known."""
         name, now_ms = folded(domain), to_ms(now)
-        known = self._store.operator_of(name) if name not in self._operators else self._operators[name]
+        known = self._store.operator_of(name) if name not in self._new.operators else self._new.operators[name]
         if operator is None:
             if known is not None:
-                self._operators[name] = None
+                self._new.operators[name] = None
         elif known is None or known[0] != operator or now_ms - known[1] > DAY_MS:
-            self._operators[name] = (operator, now_ms)
+            self._new.operators[name] = (operator, now_ms)
 
     def expired(self, queue_id: str, now: datetime) -> list[Notice]:
         """Remember that the MTA gave the message up for all recipients that it waited for."""
         rows = self._query("SELECT recipient FROM waiting WHERE queue_id = ?", (queue_id,))
-        recipients = {row[0] for row in rows} | self._queue.get(queue_id, set())
-        recipients = {r for r in recipients if self._waiting.get((r, queue_id), True)}
+        recipients = {row[0] for row in rows} | self._new.queue.get(queue_id, set())
+        recipients = {r for r in recipients if self._new.waiting.get((r, queue_id), True)}
         notices: list[Notice] = []
         for recipient in sorted(recipients):
             notices += self._expired(recipient, queue_id, now)
@@ -456,126 +442,37 @@ class SqliteBatch:
         self._put(recipient, replace(episode, given_up=episode.given_up or now, not_before=None))
         if not episode.countable:
             return ended
-        self._bounces[recipient][queue_id] = (to_ms(now), "soft")
+        self._new.bounces[recipient][queue_id] = (to_ms(now), "soft")
         limits, oldest = self._limits, to_ms(now) - self._soft_window_ms
         soft = sum(kind == "soft" and at >= oldest for at, kind in self._bounced(recipient).values())
         if soft < limits.soft_limit or self._suppression(recipient) is not None:
             return ended
         reason = f"soft limit {limits.soft_limit}"
-        self._suppressed[recipient] = Suppression(recipient, now, episode.category, episode.rule, reason)
+        self._new.suppressed[recipient] = Suppression(recipient, now, episode.category, episode.rule, reason)
         return [*ended, replace(_ending(NoticeKind.SUPPRESSED, recipient, episode, now, queue_id), text=reason)]
 
     def gone(self, queue_id: str, recipient: str | None = None) -> None:
         """Forget that `queue_id` waits: it left the queue (for `recipient`, else for all)."""
         if recipient is not None:
-            self._waiting[folded(recipient), queue_id] = None
+            self._new.waiting[folded(recipient), queue_id] = None
             return
-        self._gone.add(queue_id)
-        for address in self._queue.pop(queue_id, ()):
-            self._waiting[address, queue_id] = None
+        self._new.gone.add(queue_id)
+        for address in self._new.queue.pop(queue_id, ()):
+            self._new.waiting[address, queue_id] = None
 
     def position(self, position: LogPosition) -> None:
         """Commit this log position with the rest of the batch."""
-        self._positions[position.name] = position
+        self._new.positions[position.name] = position
 
     # writing
 
     def commit(self) -> None:
         """Write all changes in one transaction; see `store.Batch.commit`."""
+        self._db = None  # another one, should this one fail
         with self._store.writing() as db:
-            self._join(db)
-            self._write_recipients(db)
-            self._write_waiting(db)
-            self._write_destinations(db)
-            db.executemany(
-                "INSERT INTO counts VALUES (?, ?, ?, ?)"
-                " ON CONFLICT (hour, operator, category) DO UPDATE SET number = number + excluded.number",
-                [(hour * HOUR_MS, operator, category, n) for (hour, operator, category), n in self._counts.items()],
-            )
-            db.executemany(
-                "INSERT OR REPLACE INTO positions VALUES (?, ?, ?, ?, ?)",
-                [(p.name, p.inode, p.offset, p.head, p.cursor) for p in self._positions.values()],
-            )
-        self._store.learnt(self._operators)
+            self._new.write(db, self._hot)
+        self._store.learnt(self._new.operators)
         self._clear()
-
-    def _join(self, db: sqlite3.Connection) -> None:
-        """Join our episodes with what another program committed since they were read."""
-        (version,) = db.execute("PRAGMA data_version").fetchone()
-        if version == self._hot.version:
-            return
-        for recipient in self._dirty:
-            row = db.execute(f"SELECT {EPISODE} FROM recipients WHERE recipient = ?", (recipient,)).fetchone()
-            theirs, before, ours = (
-                episode_of(row) if row else None,
-                self._loaded.get(recipient),
-                self._episodes[recipient],
-            )
-            if theirs is not None and ours is not None and theirs != before:
-                more = theirs.attempts - (before.attempts if before else 0)
-                later = ours if ours.last_failure >= theirs.last_failure else theirs
-                attempts = max(ours.attempts + more, 1)
-                self._episodes[recipient] = replace(later, attempts=attempts)
-        for key, known in self._blocks.items():
-            row = db.execute(f"SELECT {BLOCK} FROM blocks WHERE key = ?", (key,)).fetchone()
-            theirs_block = block_of(row) if row else None
-            if theirs_block is not None and known is not None and theirs_block.lifted_at != known.lifted_at:
-                # somebody lifted it while we read on: the person's word stands
-                self._hot.blocks[key] = replace(theirs_block, refusals=self._hot.blocks[key].refusals)
-        self._hot.version = -1  # the next batch reads their blocks
-
-    def _write_recipients(self, db: sqlite3.Connection) -> None:
-        episodes = [(r, self._episodes[r]) for r in self._dirty]
-        db.executemany("DELETE FROM recipients WHERE recipient = ?", [(r,) for r, e in episodes if e is None])
-        db.executemany(
-            f"INSERT OR REPLACE INTO recipients (recipient, {EPISODE}) VALUES (?, {holes(EPISODE)})",
-            [(r, *episode_row(e)) for r, e in episodes if e is not None],
-        )
-        db.executemany("DELETE FROM bounces WHERE recipient = ?", [(r,) for r in self._reset])
-        db.executemany(
-            "INSERT OR IGNORE INTO bounces VALUES (?, ?, ?, ?)",
-            [(r, message, *known) for r, kept in self._bounces.items() for message, known in kept.items()],
-        )
-        changed = self._suppressed.items()
-        db.executemany("DELETE FROM suppressions WHERE recipient = ?", [(r,) for r, s in changed if s is None])
-        db.executemany(
-            f"INSERT OR IGNORE INTO suppressions VALUES ({holes(SUPPRESSION)})",
-            [suppression_row(s) for _, s in changed if s is not None],
-        )
-
-    def _write_waiting(self, db: sqlite3.Connection) -> None:
-        db.executemany("DELETE FROM waiting WHERE queue_id = ?", [(q,) for q in self._gone])
-        changes = self._waiting.items()
-        db.executemany("DELETE FROM waiting WHERE recipient = ? AND queue_id = ?", [k for k, v in changes if v is None])
-        db.executemany(
-            "INSERT OR REPLACE INTO waiting VALUES (?, ?, ?, ?, ?)",
-            [(*key, *kept) for key, kept in changes if kept is not None],
-        )
-        db.executemany(
-            "UPDATE waiting SET due = ?, block = ? WHERE recipient = ?",
-            [(due, block, recipient) for recipient, (due, block) in self._due.items()],
-        )
-
-    def _write_destinations(self, db: sqlite3.Connection) -> None:
-        hot = self._hot
-        db.executemany(
-            f"INSERT OR REPLACE INTO blocks VALUES ({holes(BLOCK)})",
-            [block_row(hot.blocks[key]) for key in self._blocks],
-        )
-        kept = [hot.backoffs[key] for key in self._backoffs if key in hot.backoffs]
-        db.executemany("DELETE FROM backoffs WHERE key = ?", [(key,) for key in self._backoffs])
-        db.executemany(f"INSERT INTO backoffs VALUES ({holes(BACKOFF)})", [backoff_row(b) for b in kept])
-        refusals = self._refusals.items()
-        db.executemany("DELETE FROM refusals WHERE key = ? AND evidence = ?", [k for k, at in refusals if at is None])
-        db.executemany(
-            "INSERT OR REPLACE INTO refusals VALUES (?, ?, ?)", [(*k, at) for k, at in refusals if at is not None]
-        )
-        learnt = self._operators.items()
-        db.executemany("DELETE FROM operators WHERE domain = ?", [(d,) for d, known in learnt if known is None])
-        db.executemany(
-            "INSERT OR REPLACE INTO operators VALUES (?, ?, ?)",
-            [(d, *known) for d, known in learnt if known is not None],
-        )
 
 
 def _message(status: DeliveryStatus) -> str:

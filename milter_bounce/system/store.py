@@ -109,8 +109,8 @@ class Count:
 class Batch(Protocol):
     """Changes that are committed together; sees its own changes before they are.
 
-    ``commit()`` may be called any number of times. After a `StoreError` from it the changes are still there and
-    ``commit()`` may be tried again.
+    ``commit()`` may be called any number of times. After a `StoreError` from it the changes are still there, and the
+    only thing to do is ``commit()`` again. Left by an exception, its own `StoreError` included, ``with`` drops them.
     """
 
     def __enter__(self) -> Self:
@@ -131,9 +131,18 @@ class Batch(Protocol):
         """
 
     def delivered(
-        self, recipient: str, now: datetime, *, queue_id: str | None = None, operator: str | None = None
+        self,
+        recipient: str,
+        now: datetime,
+        *,
+        queue_id: str | None = None,
+        operator: str | None = None,
+        sender: str | None = None,
     ) -> Sequence[Notice]:
-        """Remember a delivery: the fast path for ``status=sent``; return what ended with it."""
+        """Remember a delivery: the fast path for ``status=sent``; return what ended with it.
+
+        `sender` ends blocks of that sender or his domain; without it only those of our host.
+        """
 
     def learn_operator(self, domain: str, operator: str | None, now: datetime) -> None:
         """Remember who runs the mail of `domain`; None = nobody known."""
@@ -168,7 +177,13 @@ class Store(Protocol):
         """Remember one outcome in a transaction of its own, see `Batch.record`."""
 
     def delivered(
-        self, recipient: str, now: datetime, *, queue_id: str | None = None, operator: str | None = None
+        self,
+        recipient: str,
+        now: datetime,
+        *,
+        queue_id: str | None = None,
+        operator: str | None = None,
+        sender: str | None = None,
     ) -> Sequence[Notice]:
         """Remember one delivery in a transaction of its own, see `Batch.delivered`."""
 
