@@ -276,7 +276,7 @@ def _code_text(status: DeliveryStatus) -> str:
 
 def _temporary(status: DeliveryStatus) -> bool | None:
     """Return whether the codes claim a transient failure; None where there are none."""
-    if status.action is Action.DELAYED:
+    if status.action is Action.DELAYED and status.reply_code is None:
         return True
     digit = first_digit(status.reply_code, status.status)
     return None if digit is None else digit == 4

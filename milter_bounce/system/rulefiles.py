@@ -26,6 +26,7 @@ from milter_bounce.config import Settings
 from milter_bounce.decide.rule_toml import RulesError, to_values
 from milter_bounce.decide.ruleset import RuleSet
 from milter_bounce.delivery import DeliveryStatus
+from milter_bounce.parse.postfix_log import read_words
 from milter_bounce.parse.reply import parse_reply
 
 from .share import rules_dir
@@ -39,10 +40,16 @@ NO_RULES: Final = frozenset({"schedules.toml", "readers.toml", "thresholds.toml"
 
 
 def status_of(text: str, remote_mta: str | None = None, recipient: str | None = None) -> DeliveryStatus:
-    """Return the delivery status that a reply alone tells of."""
-    parts = parse_reply(text)
+    """Return the delivery status that a reply alone tells of, also as Postfix quotes it (``host NAME said: ...``)."""
+    words = read_words(text)
+    parts = parse_reply(words.diagnostic if words.remote else text)
     return DeliveryStatus(
-        recipient, status=parts.status, reply_code=parts.code, diagnostic=parts.text, remote_mta=remote_mta
+        recipient,
+        status=parts.status,
+        reply_code=parts.code,
+        diagnostic=parts.text,
+        remote_mta=remote_mta or (words.name if words.remote else None),
+        command=words.command if words.remote else None,
     )
 
 
