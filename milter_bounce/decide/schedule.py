@@ -17,6 +17,9 @@ from milter_bounce.verdict import CATEGORIES
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+_GRAIN: Final = timedelta(milliseconds=1)
+"""What the store keeps of a time: a wait must come back from it as it went in."""
+
 _KEYS: Final = {"source", "first_minutes", "factor", "most_minutes", "give_up_hours"}
 
 
@@ -45,11 +48,13 @@ class Schedule:
 
     def first(self, jitter: float) -> timedelta:
         """Return the first wait for a `jitter` drawn evenly from 0 to 1."""
-        return self.first_least + (self.first_most - self.first_least) * jitter
+        drawn = self.first_least + (self.first_most - self.first_least) * jitter
+        return drawn - drawn % _GRAIN
 
     def following(self, last: timedelta) -> timedelta:
         """Return the wait after one of `last`."""
         grown = last * self.factor
+        grown -= grown % _GRAIN
         return grown if self.most is None else min(grown, self.most)
 
     def scaled(self, scale: float) -> Schedule:

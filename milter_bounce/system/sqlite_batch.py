@@ -39,6 +39,7 @@ from .sqlite_rows import (
     EPISODE,
     SUPPRESSION,
     episode_of,
+    escaped,
     folded,
     from_ms,
     maybe_ms,
@@ -161,8 +162,9 @@ class SqliteBatch:
         """Return what matters for `status` under this classification."""
         if status.recipient is None or verdict.gate:
             return EMPTY_HISTORY
+        status = _storable(status)
         self._start()
-        recipient = folded(status.recipient)
+        recipient = folded(status.recipient or "")
         episode, soft, hard, since = self._episode(recipient), 0, 0, None
         if episode is not None:
             since = self._message_since(recipient, status)
@@ -205,9 +207,10 @@ class SqliteBatch:
 
     def record(self, outcome: Outcome, now: datetime) -> list[Notice]:
         """Remember one failed attempt or report; see `store.Batch.record`."""
-        status, verdict = outcome.status, outcome.classification
-        if outcome.genuine is False or verdict.gate or status.recipient is None:
+        if outcome.genuine is False or outcome.classification.gate or outcome.status.recipient is None:
             return []
+        outcome = _storable_outcome(outcome)
+        status, verdict = outcome.status, outcome.classification
         self._start()
         self._latest_ms = now_ms = to_ms(now)
         self._new.counts[now_ms // HOUR_MS, verdict.operator or OTHER, verdict.category] += 1
@@ -215,7 +218,7 @@ class SqliteBatch:
             self.learn_operator(domain, verdict.operator, now)
         if outcome.advice.kind is AdviceKind.NONE:
             return []
-        recipient = folded(status.recipient)
+        recipient = folded(status.recipient or "")
         notices = self._attempt(recipient, outcome, now)
         if outcome.advice.kind is AdviceKind.HOLD:
             notices += self._refused(status, verdict, outcome.advice, now)
@@ -367,7 +370,7 @@ class SqliteBatch:
         self._start()
         self._latest_ms = now_ms = to_ms(now)
         self._new.counts[now_ms // HOUR_MS, operator or OTHER, "delivered"] += 1
-        address = folded(recipient)
+        address, queue_id = folded(recipient), None if queue_id is None else escaped(queue_id)
         domain = address.rpartition("@")[2]
         if operator is not None and domain:
             self.learn_operator(domain, operator, now)
@@ -425,6 +428,7 @@ class SqliteBatch:
 
     def expired(self, queue_id: str, now: datetime) -> list[Notice]:
         """Remember that the MTA gave the message up for all recipients that it waited for."""
+        queue_id = escaped(queue_id)
         rows = self._query("SELECT recipient FROM waiting WHERE queue_id = ?", (queue_id,))
         recipients = {row[0] for row in rows} | self._new.queue.get(queue_id, set())
         recipients = {r for r in recipients if self._new.waiting.get((r, queue_id), True)}
@@ -453,6 +457,7 @@ class SqliteBatch:
 
     def gone(self, queue_id: str, recipient: str | None = None) -> None:
         """Forget that `queue_id` waits: it left the queue (for `recipient`, else for all)."""
+        queue_id = escaped(queue_id)
         if recipient is not None:
             self._new.waiting[folded(recipient), queue_id] = None
             return
@@ -473,6 +478,24 @@ class SqliteBatch:
             self._new.write(db, self._hot)
         self._store.learnt(self._new.operators)
         self._clear()
+
+
+def _storable(status: DeliveryStatus) -> DeliveryStatus:
+    """Return `status` with nothing in it that cannot be a key: bytes that were no UTF-8 come out escaped."""
+    keys = (status.recipient or "", status.queue_id or "", status.sender or "", status.message_id or "")
+    if all(map(str.isascii, keys)):
+        return status
+    recipient, queue_id, sender, message_id = (escaped(key) or None for key in keys)
+    return replace(status, recipient=recipient, queue_id=queue_id, sender=sender, message_id=message_id)
+
+
+def _storable_outcome(outcome: Outcome) -> Outcome:
+    """Return `outcome` with storable keys in status and advice."""
+    status, advice = _storable(outcome.status), outcome.advice
+    if status is outcome.status:
+        return outcome
+    block, backoff = (None if key is None else escaped(key) for key in (advice.block, advice.backoff))
+    return replace(outcome, status=status, advice=replace(advice, block=block, backoff=backoff))
 
 
 def _message(status: DeliveryStatus) -> str:

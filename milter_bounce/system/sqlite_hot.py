@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from milter_bounce.decide.advise import domain_of
 from milter_bounce.decide.block import is_over
 
-from .sqlite_rows import BACKOFF, BLOCK, backoff_of, block_of
+from .sqlite_rows import BACKOFF, BLOCK, backoff_of, block_of, folded
 
 if TYPE_CHECKING:
     import sqlite3
@@ -75,5 +75,5 @@ def keys_of(destination: str, sender: str | None) -> tuple[str, ...]:
     """Return the keys that a block of mail from `sender` to `destination` may have."""
     if not sender or sender == "<>":
         return (destination,)
-    address = sender.strip("<>").lower()
+    address = folded(sender)
     return destination, f"{destination}/{domain_of(address)}", f"{destination}/{address}"

@@ -7,6 +7,7 @@ Goes in: values of ``verdict``. Comes out: tuples in the order of the columns in
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from hashlib import blake2b
 from typing import Any, Final
 
 from milter_bounce.verdict import Backoff, Block, BlockState, Episode, Scope, Suppression
@@ -14,23 +15,28 @@ from milter_bounce.verdict import Backoff, Block, BlockState, Episode, Scope, Su
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MS: Final = timedelta(milliseconds=1)
 ADDRESS_LIMIT: Final = 512
-"""Characters of an address that are kept: RFC 5321 allows 320 octets; a longer one is remembered by its beginning."""
+"""Characters of an address that are kept as they are: RFC 5321 allows 320 octets."""
+
+
+def escaped(text: str) -> str:
+    """Return `text` as SQLite takes it: a lone surrogate, which stands for a byte that was no UTF-8, comes out escaped."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def folded(address: str) -> str:
-    """Return `address` as it is kept: lower case, without brackets.
+    """Return `address` as it is kept: lower case, without brackets; a longer one than any real one with a digest.
 
     Local parts differ in case by RFC 5321, 2.4, and nowhere in practice; Postfix folds the keys of its look-ups.
     """
-    bare = address.strip().strip("<>").lower()[:ADDRESS_LIMIT]
-    # a lone surrogate stands for a byte that was no UTF-8; SQLite takes only UTF-8
-    return bare if bare.isascii() else bare.encode("utf-8", "backslashreplace").decode("utf-8")
+    bare = escaped(address.strip().strip("<>").lower())
+    if len(bare) <= ADDRESS_LIMIT:
+        return bare
+    return f"{bare[:400]}#{blake2b(bare.encode(), digest_size=16).hexdigest()}"
 
 
 def plain(text: str, limit: int = 512) -> str:
-    """Return `text` as SQLite takes it: no lone surrogates, not longer than `limit` characters."""
-    cut = text[:limit]
-    return cut if cut.isascii() else cut.encode("utf-8", "backslashreplace").decode("utf-8")
+    """Return `text` escaped and not longer than `limit` characters."""
+    return escaped(text[:limit])
 
 
 def to_ms(when: datetime) -> int:
