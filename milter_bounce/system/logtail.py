@@ -203,23 +203,30 @@ class FileFollower:
         self._continue_after(known)
 
     def _continue_after(self, known: Position) -> None:
-        """Line up the rest of the file of `known` and every later one; the log itself comes last."""
-        chain: list[_Reading] = []
-        found = False
+        """Go on with the rest of the file of `known`, wherever it is, and every later one after it."""
+        same, later = self._chain(known)
+        if same is None:
+            self._move_to(later)
+        else:
+            same.position = replace(known, inode=same.inode)
+            self._move_to([same, *later])
+
+    def _chain(self, known: Position) -> tuple[_Reading | None, list[_Reading]]:
+        """Return the rotated file of `known`, None where it is gone, and the rotated files after it."""
+        same: _Reading | None = None
+        later: list[_Reading] = []
         for sibling in self._open_siblings():
             if self._readable_as(sibling, known):
-                # one file may stand there twice for a moment, plain and compressed: one of them is enough
-                if not found:
-                    sibling.position = replace(known, inode=sibling.inode)
-                    chain, found = [sibling], True
-                else:
-                    sibling.close()
-            elif found:
-                chain.append(sibling)
+                # two copies of one file, or a copy and what is left of the original: the longest is at the end
+                for former in (same, *later):
+                    if former:
+                        former.close()
+                same, later = sibling, []
+            elif same:
+                later.append(sibling)
             else:
                 sibling.close()
-        self._waiting = chain
-        self._next()
+        return same, later
 
     @staticmethod
     def _readable_as(sibling: _Reading, known: Position) -> bool:
@@ -227,6 +234,11 @@ class FileFollower:
             return sibling.is_same_as(known)
         except (OSError, EOFError, ValueError):
             return False  # half compressed
+
+    def _move_to(self, chain: list[_Reading]) -> None:
+        """Read these one after the other, then the log itself."""
+        self._waiting = chain
+        self._next()
 
     def _next(self) -> bool:
         """Go on with the next file; return whether there is one."""
@@ -293,13 +305,23 @@ class FileFollower:
 
     def _move_on(self, reading: _Reading) -> bool:
         """Leave a file that is read to its end; several rotations may have gone by meanwhile."""
-        if self._waiting or reading.path != self.path:
+        if self._waiting:
             return self._next()
-        known = reading.position
-        self._current = None
-        self._continue_after(known)
-        reading.close()
-        return self._current is not None
+        try:
+            log = _Reading(self.path)
+        except FileNotFoundError:
+            return False
+        # the log is opened before the look at what was rotated: whatever is rotated after this look comes after it
+        same, later = self._chain(reading.position)
+        if same:
+            same.close()
+        inodes = [one.inode for one in later]
+        self._waiting = later[: inodes.index(log.inode)] if log.inode in inodes else later
+        if not self._waiting:
+            self._switch(log)
+            return True
+        log.close()
+        return self._next()
 
     def close(self) -> None:
         """Let go of all files."""
