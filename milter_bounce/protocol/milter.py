@@ -83,7 +83,7 @@ class Message:
         lower = name.lower()
         if lower == b"content-type":
             self.is_report = self.is_report or bool(_REPORT_TYPE.match(value))
-        elif lower == b"x-failed-recipients":
+        elif lower == b"x-failed-recipients" or (lower == b"auto-submitted" and b"auto-replied" in value.lower()):
             self.is_report = True
         elif lower == b"x-milter-bounce":
             self.forged_headers += 1

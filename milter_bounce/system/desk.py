@@ -26,7 +26,7 @@ from milter_bounce.verdict import EMPTY_HISTORY, AdviceKind, Outcome, event, log
 from . import keys
 from .advising import make_adviser, make_store
 from .notify import Notifier
-from .readers import load_readers
+from .readers import ReportRules, load_readers
 from .rulefiles import load_rules
 from .store import StoreError
 from .store_reports import ReportLedger
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from milter_bounce.config import Settings
+    from milter_bounce.decide.ruleset import RuleSet
     from milter_bounce.delivery import DeliveryReport, DeliveryStatus
     from milter_bounce.verdict import Classification, History, Notice
 
@@ -65,7 +66,7 @@ class Engine:
     """All that is made from the settings and replaced at a reload."""
 
     settings: Settings
-    rules: pipeline.Rules
+    rules: RuleSet
     adviser: pipeline.Adviser
     trust: Trust
     faults: list[str] = field(default_factory=list)
@@ -128,11 +129,11 @@ class Desk:
             return Handled()
         engine, now = self.engine, datetime.now(UTC)
         trust = replace(engine.trust, today=int(now.timestamp() // keys.DAY_S))
-        outcomes = []
+        outcomes, rules = [], ReportRules(report, engine.rules)
         for found in report.statuses[:RECIPIENTS_LIMIT]:
             status = replace(found, queue_id=queue_id, source=Source.REPORT, at=found.at or now)
             proof = believe(report, status, arrival, trust)
-            outcome, notices = self._judge(engine, status, now, genuine=proof.genuine, reason=proof.reason)
+            outcome, notices = self._judge(engine, rules, status, now, genuine=proof.genuine, reason=proof.reason)
             outcomes.append(outcome)
             self._tell(outcome, notices)
         if (left := len(report.statuses) - RECIPIENTS_LIMIT) > 0:
@@ -158,14 +159,19 @@ class Desk:
         return wanted if wanted != "accept" and stamped and bounced and forged else None
 
     def _judge(
-        self, engine: Engine, status: DeliveryStatus, now: datetime, *, genuine: bool, reason: str
+        self,
+        engine: Engine,
+        rules: pipeline.Rules,
+        status: DeliveryStatus,
+        now: datetime,
+        *,
+        genuine: bool,
+        reason: str,
     ) -> tuple[Outcome, Sequence[Notice]]:
         """Return the outcome of one status and what began or ended with it; without a store it is a first contact."""
 
         def judged(recall: Callable[[DeliveryStatus, Classification], History]) -> Outcome:
-            return pipeline.judge(
-                status, engine.rules, recall, engine.adviser, now, genuine=genuine, genuine_reason=reason
-            )
+            return pipeline.judge(status, rules, recall, engine.adviser, now, genuine=genuine, genuine_reason=reason)
 
         with self._store_lock:
             try:
