@@ -54,7 +54,7 @@ from milter_bounce.verdict import notice_line, printable
 from . import nanny
 from .advising import make_store
 from .dnsledger import GRACE, lifts, listing_line, notice_text, updated
-from .dnslists import Watchlist, make_resolver, own_subjects, watchlist, zone_name
+from .dnslists import REMEDY, Watchlist, make_resolver, own_subjects, watchlist, zone_name
 from .dnsmail import mail_domains
 from .dnswatch import Finding, Watcher
 from .heartbeat import Heartbeat
@@ -93,11 +93,6 @@ LEARNT_AFTER: Final = 2
 NAMED_DAYS: Final = timedelta(days=30)
 LOCK_WAIT_S: Final = 1.0
 """How long the event loop may wait for another program's write; what is not written now is written next time."""
-
-REMEDY: Final = (
-    "lists turn away public and open resolvers: run a resolver of your own on this host (unbound, forwarding to nobody)"
-    " and name it in dns.nameservers; until then these lists are unknown"
-)
 
 
 def _now() -> datetime:

@@ -32,6 +32,10 @@ if TYPE_CHECKING:
 
 KEYS_LIMIT_BYTES: Final = 65_536
 _KEY_PLACE: Final = "{key}."
+REMEDY: Final = (
+    "lists turn away public and open resolvers: run a resolver of your own on this host (unbound, forwarding to nobody)"
+    " and name it in dns.nameservers; until then these lists are unknown"
+)
 
 
 @dataclass(frozen=True, slots=True)
