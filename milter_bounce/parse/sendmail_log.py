@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
 
+    from .reply import ReplyParts
+
 MEMO_LIMIT: Final = 50_000
 """Queue IDs whose sender is remembered: some hours of a busy server, a few MB."""
 
@@ -49,6 +51,11 @@ _FIELDS: Final = re.compile(
     r", delay=(?:([0-9]{1,5})\+)?([0-9]{2}):([0-9]{2}):([0-9]{2})(?:, xdelay=[0-9:+]{1,20})?(?:, mailer=([^ ,]{1,64}))?(?:, pri=[0-9-]{1,20})?"
     r"(?:, relay=([^ ,]{1,255})(?: \[([^\] ,]{1,64})\])?)?(?:, dsn=([245]\.[0-9]{1,3}\.[0-9]{1,3}))?"
     r"(?:, ntries=[0-9]{1,9})?(, quarantine=)?"
+)
+# most of every log: one plain recipient, taken by a server
+_SENT: Final = re.compile(
+    r"to=<([^<>\",]{1,320})>, delay=[^ ]{1,20}, xdelay=[^ ]{1,20}, mailer=[^ ,]{1,64}, pri=[0-9]{1,20}, "
+    r"relay=([^ ,]{1,255}) \[([^\] ,]{1,64})\], dsn=(2\.[0-9]{1,3}\.[0-9]{1,3}), stat=(Sent)(?: \((.*)\))?$"
 )
 _FROM: Final = re.compile(
     r"from=(.{0,1000}?), size=[0-9-]{1,20}, class=[0-9-]{1,20}, nrcpts=[0-9]{1,20}(?:, msgid=<?([^<> ]{1,998})>?, )?"
@@ -81,6 +88,7 @@ _DNS_WORDS: Final = ("Name server", "DNS failure")
 
 _STAGES: Final = {"greeting": "CONNECT", "LHLO": "EHLO"}
 
+_UNKNOWN: Final = (None, None)
 _NOTHING: Final = Ignored()
 _GATE_LINE: Final = Ignored("gate")
 _HELD: Final = Ignored("quarantine")
@@ -199,12 +207,7 @@ def _verdict(fields: _Fields) -> _Verdict:
     if reply := _said(fields):
         parts = parse_reply(reply)
         if parts.code:
-            flags = (
-                (parts.status is None and dsn is not None, "status-by-mta"),
-                (parts.status is not None and parts.code // 100 != parts.status.class_, "status-contradicts-reply"),
-                (not fields.stat, "cut-line"),
-            )
-            defects = tuple(defect for holds, defect in flags if holds)
+            defects = _defects(parts, dsn) if fields.stat else (*_defects(parts, dsn), "cut-line")
             action = _action(dsn, parts.code, fields.stat)
             return _Verdict(action, word, parts.status or dsn, parts.code, parts.text, "smtp", defects=defects)
     action = _action(dsn, None, fields.stat)
@@ -220,6 +223,13 @@ def _verdict(fields: _Fields) -> _Verdict:
     spoke = "dns" if any(w in fields.stat for w in _DNS_WORDS) else "x-unix"
     cached = fields.relay is not None and fields.ip is None and fields.stat.startswith(_DEFERRED) and spoke == "x-unix"
     return _Verdict(action, word, dsn, None, text or None, spoke, local=True, suspended=cached)
+
+
+def _defects(parts: ReplyParts, dsn: EnhancedStatus | None) -> tuple[str, ...]:
+    """Return what is wrong with the status: Sendmail made it up, or the reply contradicts itself."""
+    if parts.status is None:
+        return () if dsn is None else ("status-by-mta",)
+    return ("status-contradicts-reply",) if parts.code and parts.code // 100 != parts.status.class_ else ()
 
 
 def _inside(stat: str) -> str | None:
@@ -269,6 +279,8 @@ class SendmailReader:
         return self._by_word.get(text[at : at + 3], self._other)(line, found[1], text[at:])
 
     def _delivery(self, line: LogLine, queue_id: str, text: str) -> list[LogEvent]:
+        if found := _SENT.match(text):
+            return [self._sent(line, queue_id, found)]
         fields = _fields(text[3:])
         if fields is None:
             return [_NOTHING]
@@ -281,9 +293,30 @@ class SendmailReader:
         verdict = _verdict(fields)
         return [self._one(line, queue_id, recipient, fields, verdict) for recipient in fields.recipients] or [_NOTHING]
 
+    def _sent(self, line: LogLine, queue_id: str, found: re.Match[str]) -> LogEvent:
+        recipient, relay, ip, dsn, word, said = found.groups()
+        sender, message_id = self._senders.get(queue_id, _UNKNOWN)
+        status = DeliveryStatus(
+            recipient,
+            Action.DELIVERED,
+            status=EnhancedStatus.from_text(dsn),
+            diagnostic=said or None,
+            diagnostic_type="smtp",
+            remote_mta=_host(relay),
+            remote_ip=_ip(ip),
+            reporting_mta=line.host,
+            sender=sender,
+            queue_id=queue_id,
+            message_id=message_id,
+            last_attempt=line.at,
+            at=line.at,
+            source=Source.LOG,
+        )
+        return Delivery(status, word)
+
     def _one(self, line: LogLine, queue_id: str, recipient: str, fields: _Fields, verdict: _Verdict) -> LogEvent:
         """Return the event for one recipient of a delivery line."""
-        sender, message_id = self._senders.get(queue_id, (None, None))
+        sender, message_id = self._senders.get(queue_id, _UNKNOWN)
         ours = False
         if self._gate or fields.reply is None:
             word = self._gate.pop((queue_id, recipient), None)
@@ -366,7 +399,7 @@ class SendmailReader:
         report, _, words = found.groups()
         self._remember(report, "<>", None)
         if words.startswith("Cannot send message "):
-            sender, _ = self._senders.get(queue_id, (None, None))
+            sender, _ = self._senders.get(queue_id, _UNKNOWN)
             return [Expired(queue_id, sender, line.at)]
         return [Ignored("report")]
 
