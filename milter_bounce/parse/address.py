@@ -13,7 +13,7 @@ import re
 from typing import Final
 
 ADDRESS: Final = (
-    r"(?:\"[^\"\n@]{1,64}\"|[^\s<>()\[\]\\,;:@\"'`“”「」|=/]{0,1}[^\s<>()\[\]\\,;:@\"`“”「」|]{0,63})"
+    r"(?:\"[^\"\n@]{1,64}\"|[^\s<>()\[\]\\,;:@\"'`“”「」（）：，。、；|=][^\s<>()\[\]\\,;:@\"`“”「」（）：，。、；|]{0,63})"
     r"@(?:[A-Za-z0-9\u0080-\U0010ffff](?:[A-Za-z0-9._\u0080-\U0010ffff-]{0,252}[A-Za-z0-9\u0080-\U0010ffff])?|\[[0-9A-Fa-f.:IPv]{3,60}\])"
 )
 """Pattern of an address in text: lengths of RFC 5321, 4.5.3.1, characters that real mailboxes have.
@@ -23,7 +23,9 @@ The parts before and after the ``@`` are bounded, so that a search is linear.
 
 _ADDRESS = re.compile(ADDRESS)
 _TYPED = re.compile(r"\s*(?:([A-Za-z0-9][A-Za-z0-9._+-]{0,40})\s*;\s*)?(.*)", re.DOTALL)
-_GLUED = re.compile(r"([\x21-\x7e]{1,64}@[A-Za-z0-9.-]{1,250}\.[A-Za-z]{2,24})[^\x00-\x7f]")
+_GLUED = re.compile(
+    r"(?:[^\x00-\x7f@]{1,64}(?=[\x21-\x7e]{2}))?([\x21-\x7e]{1,64}@[A-Za-z0-9.-]{1,250}\.[A-Za-z]{2,24})(?:[^\x00-\x7f]|$)"
+)
 _XTEXT = re.compile(r"\+([0-9A-F]{2})")
 _LOCAL_ONLY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]{0,63}")
 

@@ -39,7 +39,6 @@ def read_auto_reply(view: View) -> DeliveryReport | None:
         statuses=(status,) if recipient else (),
         reader="rfc3834",
         message_id=answered,
-        subject=view.subject or None,
         original_headers=tuple(view.original.pairs),
         defects=tuple(view.defects),
     )

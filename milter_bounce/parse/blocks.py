@@ -32,7 +32,7 @@ BLOCKS_LIMIT: Final = 1000
 _BULLET = r"(?:[*•·‣◦-]{1,3}>?[ \t]+|-{1,2}>[ \t]*|[0-9]{1,3}[.)][ \t]+|>>>[ \t]+|\|[ \t]?)?"
 _HEAD = re.compile(rf"[ \t]*{_BULLET}[<\"'\[(]{{0,2}}({ADDRESS})[>\"'\])]{{0,2}}(.*)$")
 _LABEL = re.compile(
-    rf"[ \t|*-]{{0,20}}([^\s<>@:：\"'][^<>@\n:：]{{0,80}}?)[ \t]*[:：][ \t]*[<\"'\[(]{{0,2}}(?:rfc822;[ ]?)?({ADDRESS})[>\"'\])]{{0,2}}(.*)$",
+    rf"[ \t|*-]{{0,20}}([^\s<>@:：\"'][^<>@\n:：]{{0,80}}?)[ \t]*[:：][ \t]*[<\"'\[(]{{0,2}}(?:\[?(?:rfc822;|smtp:|mailto:)[ ]?)?({ADDRESS})[>\"'\])]{{0,2}}(.*)$",
     re.IGNORECASE,
 )
 _IN_REPLY = re.compile(rf"[ \t]*(?:<<<[ \t]*)?[245][0-9][0-9][- ][^\n]{{0,40}}?<?({ADDRESS})>?\.{{3}}(.*)$")
@@ -42,7 +42,7 @@ _SENTENCES: Final = (
         re.IGNORECASE,
     ),
     re.compile(
-        rf"\b(?:user|recipient|mailbox|address|account|recipients?[^\n@:]{{0,40}}errors?:)[ \t\n:]+[^\n@<(]{{0,60}}[<\"'(]{{0,2}}({ADDRESS})",
+        rf"\b(?:user|recipient|mailbox|address|account|recipients?[^\n@:]{{0,40}}errors?:)[ \t\n:]{{1,4}}(?:[^\n@<(]{{0,60}}?[\s<\"'(:]{{1,3}})?({ADDRESS})",
         re.IGNORECASE,
     ),
     re.compile(rf"RCPT TO:[ \t]*<?({ADDRESS})>?", re.IGNORECASE),
@@ -87,7 +87,7 @@ def read_blocks(words: str, readers: Readers, not_recipients: Collection[str]) -
         if found:
             return _blocks(lines, found)
     recipient = _in_sentence(words, readers, not_recipients)
-    return [Block(recipient, None, words)] if recipient else []
+    return [Block(recipient, None, "\n" + words)] if recipient else []
 
 
 def _believable(address: str, readers: Readers, not_recipients: Collection[str]) -> bool:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from milter_bounce.delivery import Action, DeliveryStatus, EnhancedStatus, Source
 
-from .reply import NO_CODES, codes_in, joined
+from .reply import NO_CODES, Codes, codes_in, joined
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -96,6 +96,8 @@ def _codes(draft: Draft, diagnostic: str, action: Action) -> tuple[int | None, E
     and noted as derived.
     """
     told = codes_in(diagnostic) if diagnostic else NO_CODES
+    if told.reply is None:
+        told = _codes_aside(draft, told)
     reply = draft.reply or told.reply
     stated = draft.status
     status = told.status
@@ -108,6 +110,15 @@ def _codes(draft: Draft, diagnostic: str, action: Action) -> tuple[int | None, E
         status = EnhancedStatus(digit, 0, 0)
         draft.defects.append("status-derived")
     return reply, status
+
+
+def _codes_aside(draft: Draft, told: Codes) -> Codes:
+    """Return the codes that stand where they do not belong: behind the Status, or in Remote-MTA."""
+    for text in (draft.remark, draft.remote_mta or ""):
+        found = codes_in(text) if text else NO_CODES
+        if found.reply is not None:
+            return Codes(found.reply, told.status or found.status)
+    return told
 
 
 def _vague(status: EnhancedStatus) -> bool:

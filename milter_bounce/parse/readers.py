@@ -69,6 +69,7 @@ class Readers:
     complaints: tuple[Complaint, ...]
     complained_recipient: tuple[str, ...]
     list_headers: tuple[str, ...]
+    notices: tuple[str, ...]
     reply_subjects: tuple[re.Pattern[str], ...]
 
     @classmethod
@@ -104,6 +105,7 @@ class Readers:
                 complaints=tuple(_complaint(entry) for entry in (*feedback["texts"], *feedback["senders"])),
                 complained_recipient=_lower(feedback["original_recipient_headers"]),
                 list_headers=_lower(not_bounce["headers"]),
+                notices=_lower(not_bounce["notices"]),
                 reply_subjects=tuple(re.compile(p, re.IGNORECASE) for p in not_bounce["subjects_re"]),
             )
         except (tomllib.TOMLDecodeError, KeyError, TypeError, AttributeError, re.error) as error:

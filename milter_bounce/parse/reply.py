@@ -121,14 +121,19 @@ def _introduced(text: str, *, reply: bool = False) -> int | None:
         if _COUNTED.match(text, end) or (reply and text[end : end + 1] in {",", ";", "'", '"', ")", "]", "."}):
             continue
         before = text[max(0, at - _BEFORE_LENGTH) : at]
-        if at == 0 or _BEFORE.search(before):
+        if at == 0 or text[end : end + 2] == "-'" or _BEFORE.search(before):
             return at
     return None
 
 
 def reply_start(text: str) -> int | None:
     """Return where in `text` a quoted refusal begins; None where none is quoted."""
-    alone, paired = _introduced(text, reply=True), _PAIRED.search(text)
-    if paired and (alone is None or paired.start() < alone):
+    at, paired = _introduced(text, reply=True), _PAIRED.search(text)
+    if paired and (at is None or paired.start() < at):
         return paired.start()
-    return alone
+    if at is None:
+        return None
+    # "5.3.0 - Other mail system problem 554-'Blocked'" (IronPort): the status stands before the reply
+    line = text.rfind("\n", 0, at) + 1
+    before = _STATUS_STRICT.search(text, line, at)
+    return before.start() if before and not _STATUS_STRICT.search(text, at, at + 12) else at

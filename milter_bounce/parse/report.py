@@ -21,7 +21,7 @@ from milter_bounce.delivery import Action, DeliveryReport, DeliveryStatus, Kind
 
 from .address import addresses_in, same
 from .autoreply import is_auto_reply, read_auto_reply
-from .blocks import Block, before_first, read_blocks
+from .blocks import before_first, read_blocks
 from .draft import Draft, finished
 from .dsn import StatusFields, read_status
 from .families import OWN_LAYOUT
@@ -48,6 +48,7 @@ _RECEIPT_TYPES: Final = frozenset({"message/disposition-notification", "message/
 # VERP: bounces+user=example.net@our.example and list-bounce-user=example.net@our.example
 _VERP = re.compile(r"(?:[+-]|\b)([A-Za-z0-9._%+-]{1,64})=([A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63}){1,8})@")
 _VERP_PREFIX = re.compile(r"^.*?(?:bounces?|return|errors?|verp|b|ret)[+-]+(?=.)", re.IGNORECASE)
+_QUOTED_LINE = re.compile(r"^> ?[^>\n]", re.MULTILINE)
 _WRAPPERS: Final = frozenset({"multipart/digest", "multipart/encrypted"})
 
 
@@ -261,27 +262,33 @@ def _is_report(view: View, family: Family | None) -> bool:
     what it says (a family's phrase, the subject, the words) must agree: either
     alone is no report. A person's answer or a list's mail is none.
     """
-    system = view.from_daemon or view.null_sender or view.fields.get("x-failed-recipients") is not None
-    answer = any(pattern.match(view.subject) for pattern in view.readers.reply_subjects)
+    readers = view.readers
+    if any(phrase in view.subject.lower() for phrase in readers.notices):
+        return False
+    failed_field = view.fields.get("x-failed-recipients") is not None
+    system = view.from_daemon or view.null_sender or failed_field
+    answer = any(pattern.match(view.subject) for pattern in readers.reply_subjects)
+    if answer and not view.null_sender and _QUOTED_LINE.search(view.words):
+        return False
     if not system and (answer or view.is_list_mail()):
         return False
     subject, words = view.has_failure_subject(), view.has_failure_words()
-    if view.null_sender and not view.from_daemon and is_auto_reply(view) and not (subject or family):
-        return False
-    if system:
-        return (
-            bool(family)
-            or (subject and words)
-            or (words and view.null_sender and view.from_daemon)
-            or (words and view.from_daemon and view.returns_message)
-        )
-    return bool(family) and subject and words
+    if not view.from_daemon and not failed_field and is_auto_reply(view):
+        return bool(family) and subject and words
+    if not system:
+        return bool(family) and subject and words
+    both = view.null_sender and view.from_daemon
+    return (
+        bool(family) or (subject and (words or both)) or (words and (both or (view.from_daemon and view.returns_message)))
+    )
 
 
 def _drafts_in_words(view: View) -> list[Draft]:
     """Return the recipients that the words name, with what they tell about each."""
     drafts = []
-    for block in read_blocks(view.words, view.readers, view.addressees | {view.sender_address or ""}):
+    blocks = read_blocks(view.words, view.readers, view.addressees | {view.sender_address or ""})
+    preface = before_first(view.words, blocks[0].recipient) if blocks else ""
+    for block in blocks:
         told = told_by(block.lines, view.readers)
         draft = Draft(
             recipient=block.recipient,
@@ -293,19 +300,24 @@ def _drafts_in_words(view: View) -> list[Draft]:
             remote_ip=told.ip,
         )
         if not told.quoted:
-            _look_before(draft, view, block)
+            _look_before(draft, view, preface, alone=len(blocks) == 1)
         drafts.append(draft)
     return drafts
 
 
-def _look_before(draft: Draft, view: View, block: Block) -> None:
-    """Take the reply or the reason that stands before the recipient, where its own lines quote none."""
-    told = told_by(before_first(view.words, block.recipient), view.readers)
-    if told.quoted or not draft.diagnostic:
+def _look_before(draft: Draft, view: View, preface: str, *, alone: bool) -> None:
+    """Take the reply or the reason that stands before the recipients, where a recipient's own lines tell none."""
+    told = told_by(preface, view.readers)
+    if (told.quoted and (alone or _is_aside(draft.diagnostic))) or not draft.diagnostic:
         draft.diagnostic = told.diagnostic or reason_in(view.words, view.readers)
         draft.diagnostic_type = "smtp" if told.quoted else None
         draft.command = draft.command or told.command
         draft.remote_mta = draft.remote_mta or told.host
+
+
+def _is_aside(text: str) -> bool:
+    """Tell whether lines behind a recipient give no reason: fields of the message (James), not words."""
+    return bool(re.match(r"[A-Z][A-Za-z -]{1,20}:\s", text))
 
 
 def _of_rest(recipient: str | None, view: View) -> Draft:

@@ -26,10 +26,13 @@ REASON_LIMIT: Final = 700
 
 # ">>> RCPT TO:<a>" and "<<< 550 ..."; InterScan draws its arrows the other way round
 _SAID = re.compile(
-    r"^[ \t>]{0,8}?(?:<<<|Received >>>|SMTP<<:?|<<-|<--|S:)[ \t]*([245][0-9]{2}[^\n]*|[^\n]+)$", re.MULTILINE
+    r"^(?:[ \t>]{0,8}?|[^<>\n]{0,40}: )(?:<<<|Received >>>|SMTP<<:?|<<-|<--)[ \t]*([245][0-9]{2}[^\n]*|[^\n]+)$",
+    re.MULTILINE,
 )
-_ASKED = re.compile(r"^[ \t>]{0,8}?(?:>>>|Sent <<<|SMTP>>:?|->>|-->|C:)[ \t]*([A-Za-z]{4}[^\n]*)$", re.MULTILINE)
-_TRANSCRIPT_MARK = re.compile(r"<<< |Received >>>|SMTP<<")
+_ASKED = re.compile(
+    r"^(?:[ \t>]{0,8}?|[^<>\n]{0,40}: )(?:>>>|Sent <<<|SMTP>>:?|->>|-->)[ \t]*([A-Za-z]{4}[^\n]*)$", re.MULTILINE
+)
+_TRANSCRIPT_MARK = re.compile(r"<<< |Received >>>|SMTP<<|<-- [245]")
 _VERBS: Final = {
     "MAIL": "MAIL",
     "RCPT": "RCPT",
@@ -56,8 +59,11 @@ _QUOTES: Final = {"'": "'", '"': '"', "(": ")", "[": "]", "<": ">", "“": "”"
 _NO_RECIPIENT = re.compile(
     r"<<< 5[05][34][ -][^\n]{0,20}(?:[Nn]eed RCPT|RCPT first|no valid recipients|Valid RCPT|need RCPT|rcpt)"
 )
+_BARE_CODES = re.compile(r"[45][0-9]{2}(?:[ #-]{1,2}[45]\.[0-9]\.[0-9]{1,3})?[\s.]*")
 _REPLIED_TO = re.compile(r"\s*\(in reply to [^()]{2,60}\)")
 _PARAGRAPH = re.compile(r"\n[ \t]*\n")
+_RULE_LINE = re.compile(r"[ \t]*(?:-{3}|={3}|\*{3}|_{3})")
+_NEXT_LABEL = re.compile(r"[ \t]*[A-Z][A-Za-z-]{2,20}(?: [a-z]{2,12})?:[ \t]")
 _RULE = re.compile(r"[-=*_#~|+. ]{3,}")
 
 
@@ -81,7 +87,12 @@ def told_by(stretch: str, readers: Readers) -> Told:
         reply, verb = first_refusal(stretch)
         if reply:
             return Told(reply, quoted=True, command=verb or command_in(stretch, readers), host=host, ip=address)
-    reply = quoted_reply(stretch)
+    reply = quoted_reply(stretch, readers)
+    if _BARE_CODES.fullmatch(reply):
+        # "does not exist (550 5.1.1)": the words around the codes are the reply
+        return Told(
+            reason_in(stretch, readers), quoted=True, command=command_in(stretch, readers), host=host, ip=address
+        )
     if reply:
         return Told(reply, quoted=True, command=command_in(stretch, readers), host=host, ip=address)
     return Told(reason_in(stretch, readers), quoted=False, command=command_in(stretch, readers), host=host, ip=address)
@@ -136,7 +147,7 @@ def first_refusal(transcript: str) -> tuple[str, str | None]:
     return " ".join(reply), verb or None
 
 
-def quoted_reply(stretch: str) -> str:
+def quoted_reply(stretch: str, readers: Readers) -> str:
     """Return the reply with its code that the text quotes, to the end of its paragraph; empty for none."""
     start = reply_start(stretch)
     if start is None:
@@ -147,7 +158,22 @@ def quoted_reply(stretch: str) -> str:
     if closing:
         end = _closing(rest, opened, closing)
         rest = rest[:end] if end else rest
-    return _REPLIED_TO.sub("", rest).rstrip(" #\n\t")
+    return _REPLIED_TO.sub("", _without_tail(rest, stretch, start, readers)).rstrip(" #\n\t")
+
+
+def _without_tail(rest: str, stretch: str, start: int, readers: Readers) -> str:
+    """Return the lines of a reply up to a rule, the reporter's own words, or (behind a label) the next label."""
+    lines = rest.split("\n")
+    if len(lines) == 1:
+        return rest
+    labelled = ":" in stretch[stretch.rfind("\n", 0, start) + 1 : start]
+    kept = lines[:1]
+    for line in lines[1:]:
+        bare = line.strip().lower()
+        if bare.startswith(readers.noise) or _RULE_LINE.match(line) or (labelled and _NEXT_LABEL.match(line)):
+            break
+        kept.append(line)
+    return "\n".join(kept)
 
 
 def _closing(rest: str, opened: str, closing: str) -> int:
@@ -176,8 +202,8 @@ def reason_in(stretch: str, readers: Readers) -> str:
         if not bare or _RULE.fullmatch(bare) or size > REASON_LIMIT:
             continue
         low = bare.lower()
-        if any(low.startswith(phrase) for phrase in readers.noise):
+        if low.startswith(readers.noise):
             continue
         kept.append(bare)
         size += len(bare) + 1
-    return " ".join(kept)[:REASON_LIMIT].strip("\"' ")
+    return " ".join(kept)[:REASON_LIMIT].lstrip("-–:;, ").strip("\"' ")

@@ -14,15 +14,22 @@ from milter_bounce.parse.draft import Draft
 if TYPE_CHECKING:
     from milter_bounce.parse.view import View
 
-_LINE = re.compile(rf"^[ \t]*\[?<?({ADDRESS})>?\]?,?[ \t]+([^\n]*ERROR_CODE ?:[^\n]*(?:\n[^\n]+)*)", re.MULTILINE)
-_CODE = re.compile(r"ERROR_CODE ?:[ ]?")
+_LINE = re.compile(rf"^[ \t]*\[?<?({ADDRESS})>?\]?,?[ \t]+([^\n]*ERROR[_ ]CODE ?:[^\n]*(?:\n[^\n]+)*)", re.MULTILINE)
+_CODE = re.compile(r"ERROR[_ ]CODE ?:[ ]?")
+_STATUS = re.compile(
+    rf"\[Status: ?[^\]\n]{{0,40}}Address: ?<?({ADDRESS})>?, ?ResponseCode ?([0-9]{{3}})?,?([^\]\n]{{0,300}})\]"
+)
 
 
 def read(view: View) -> list[Draft]:
     """Return the recipients with their error codes."""
     drafts = []
     for found in _LINE.finditer(view.words):
-        before, _, said = found[2].partition("ERROR_CODE")
-        codes = [piece.strip(" ,") for piece in _CODE.split("ERROR_CODE" + said) if piece.strip(" ,")]
-        drafts.append(Draft(recipient=clean(found[1]), diagnostic=f"{' '.join(codes)} ({before.strip(' ,')})"))
+        before, *said = (piece.strip(" ,") for piece in _CODE.split(found[2]))
+        reason = " ".join(piece for piece in said if piece).replace(" - ", " ")
+        drafts.append(Draft(recipient=clean(found[1]), diagnostic=f"{reason} ({before})" if before else reason))
+    drafts += [
+        Draft(recipient=clean(found[1]), diagnostic=f"{found[2] or ''} {found[3].strip(' ,')}".strip())
+        for found in _STATUS.finditer(view.words)
+    ]
     return drafts
