@@ -14,7 +14,7 @@ from milter_bounce.delivery import Action
 from milter_bounce.verdict import CATEGORIES, GATE_MARK, AdviceKind, Classification, FailureClass, Scope
 
 from . import blocklist
-from .codes import Codes, first_digit
+from .codes import DEFAULT_4XX, DEFAULT_5XX, DEFAULT_NONE, Codes, first_digit
 from .rule_toml import Operator, Rule, RuleFile, RulesError, Tier, from_values, to_values
 from .scan import Scan
 from .times import Times
@@ -222,12 +222,20 @@ class RuleSet:
             return replace(known, blocklists=mentions, retry_after=wait)
         return known
 
+    def all_rules(self) -> tuple[Rule, ...]:
+        """Return every rule, with those made of blocklists and of the first digit."""
+        made = tuple(rule for file in self.files for rule in _blocklist_rules(file))
+        return (*self.rules, *made, DEFAULT_4XX, DEFAULT_5XX, DEFAULT_NONE)
+
+    def words(self, status: DeliveryStatus) -> str:
+        """Return what a pattern sees of `status` (rules/README.md)."""
+        return words_of(status.diagnostic or "", status.reply_code, self._kept)
+
     def explain(self, status: DeliveryStatus) -> list[Explanation]:
         """Return every rule that matches `status`, in order; the first one decides."""
         operator, code = self.operator_of(status.remote_mta), status.reply_code
         codes = (code, status.status, status.command)
-        words = words_of(status.diagnostic or "", code, self._kept)
-        raw = words.encode(errors="replace")
+        raw = self.words(status).encode(errors="replace")
         verdict = self.classify(status)
         rows: list[tuple[Rule, str]] = []
         general = [(self._general, i) for i in self._general.firing(self._general.hits(raw), *codes)]

@@ -35,6 +35,9 @@ FILE_LIMIT_BYTES: Final = 1_048_576
 """A rule file of more than 1 MiB is some other file."""
 
 LOCAL_FILES: Final = 1000
+_ROOT_FILES: Final = ("blocklists.toml", "replies.toml", "status.toml")
+_OTHERS: Final = frozenset({"reports.toml"})
+"""Data beside the rules that other parts read."""
 NO_RULES: Final = frozenset({"schedules.toml", "readers.toml", "thresholds.toml"})
 """Files of the folder that hold other data than rules."""
 
@@ -94,6 +97,21 @@ def local_values(folder: Path) -> dict[str, dict[str, Any]]:
         _refuse_foreign(path)
         values[str(path)] = to_values(str(path), _text(path, _read(path)))
     return values
+
+
+def read_own_examples(path: Path) -> list[dict[str, Any]]:
+    """Return the ``[[example]]`` tables of an administrator's own file; each has a ``text``.
+
+    Raises:
+        RulesError: a file that cannot be read, is not TOML, or holds no examples.
+    """
+    examples = to_values(str(path), _text(path, _read(path))).get("example")
+    if not isinstance(examples, list) or not examples:
+        raise RulesError(str(path), None, 'holds no [[example]] with text = "550 ..."')
+    for number, example in enumerate(examples, 1):
+        if not isinstance(example, dict) or not isinstance(example.get("text"), str):
+            raise RulesError(str(path), f"example {number}", 'has no text = "550 ..."')
+    return examples
 
 
 def _read(path: Path) -> bytes:
