@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from milter_bounce.config import Settings
     from milter_bounce.decide.ruleset import RuleSet
     from milter_bounce.delivery import DeliveryReport, DeliveryStatus
+    from milter_bounce.protocol.token import Proof
     from milter_bounce.verdict import Classification, History, Notice
 
     from .maillog import MailLog
@@ -130,10 +131,11 @@ class Desk:
         engine, now = self.engine, datetime.now(UTC)
         trust = replace(engine.trust, today=int(now.timestamp() // keys.DAY_S))
         outcomes, rules = [], ReportRules(report, engine.rules)
+        known = arrival.own and self._log_is_followed()
         for found in report.statuses[:RECIPIENTS_LIMIT]:
             status = replace(found, queue_id=queue_id, source=Source.REPORT, at=found.at or now)
             proof = believe(report, status, arrival, trust)
-            outcome, notices = self._judge(engine, rules, status, now, genuine=proof.genuine, reason=proof.reason)
+            outcome, notices = self._judge(engine, rules, status, now, proof, known=known)
             outcomes.append(outcome)
             self._tell(outcome, notices)
         if (left := len(report.statuses) - RECIPIENTS_LIMIT) > 0:
@@ -159,27 +161,33 @@ class Desk:
         return wanted if wanted != "accept" and stamped and bounced and forged else None
 
     def _judge(
-        self,
-        engine: Engine,
-        rules: pipeline.Rules,
-        status: DeliveryStatus,
-        now: datetime,
-        *,
-        genuine: bool,
-        reason: str,
+        self, engine: Engine, rules: pipeline.Rules, status: DeliveryStatus, now: datetime, proof: Proof, *, known: bool
     ) -> tuple[Outcome, Sequence[Notice]]:
-        """Return the outcome of one status and what began or ended with it; without a store it is a first contact."""
+        """Return the outcome of one status and what began or ended with it; without a store it is a first contact.
+
+        What is `known` from the log - a report that this MTA made of a delivery it logged - is not remembered twice.
+        """
 
         def judged(recall: Callable[[DeliveryStatus, Classification], History]) -> Outcome:
-            return pipeline.judge(status, rules, recall, engine.adviser, now, genuine=genuine, genuine_reason=reason)
+            return pipeline.judge(
+                status, rules, recall, engine.adviser, now, genuine=proof.genuine, genuine_reason=proof.reason
+            )
 
         with self._store_lock:
             try:
                 outcome = judged(self.store.recall)
-                return outcome, self._remember(outcome, now)
+                return outcome, () if known else self._remember(outcome, now)
             except StoreError as error:
                 self._grumble(error)
         return judged(_no_history), ()
+
+    def _log_is_followed(self) -> bool:
+        with self._store_lock:
+            try:
+                return self._ledger.log_is_followed()
+            except StoreError as error:
+                self._grumble(error)
+        return False
 
     def _remember(self, outcome: Outcome, now: datetime) -> Sequence[Notice]:
         """Remember one outcome; a report of success ends an episode like a delivery in the log does."""

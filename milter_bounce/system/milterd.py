@@ -123,7 +123,7 @@ class Session(Milter.Base):  # type: ignore[misc]
         """Switch off every step that is not needed, and the replies to headers."""
         offered = opts[1]
         wishes = _NEVER | milter.P_NR_HDR
-        if self.service.key is None and not self.service.refuses and not self.service.settings.token.verp:
+        if not self.service.refuses:
             wishes |= milter.P_NR_RCPT
         opts[1] = offered & (wishes | milter.P_SKIP)
         opts[2] = opts[3] = 0

@@ -106,6 +106,12 @@ class ReportLedger:
         db.execute("DELETE FROM reports WHERE at < ?", (int((now - KEPT).timestamp() * 1000),))
         db.execute("DELETE FROM reports WHERE id <= (SELECT max(id) FROM reports) - ?", (ROWS_LIMIT,))
 
+    def log_is_followed(self) -> bool:
+        """Return whether logd reads the mail log into this store: then it knows what this MTA's own reports tell."""
+        db = self._open()
+        with guarded(self._path):
+            return db.execute("SELECT 1 FROM positions LIMIT 1").fetchone() is not None
+
     def about(self, recipient: str, limit: int = 20) -> list[dict[str, object]]:
         """Return the latest reports about a recipient, the youngest first."""
         db = self._open()
