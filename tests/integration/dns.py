@@ -272,6 +272,7 @@ class Scripted:
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
         self._loop.run_until_complete(self._serve())
+        self._loop.call_soon(self._up.set)
         self._loop.run_forever()
 
     async def _serve(self) -> None:
@@ -295,4 +296,3 @@ class Scripted:
 
         await self._loop.create_datagram_endpoint(Udp, local_addr=("127.0.0.1", self.port))
         await asyncio.start_server(over_tcp, "127.0.0.1", self.port)
-        self._up.set()
