@@ -302,7 +302,7 @@ class SqliteBatch:
         block, notice = blocks.begin(key, status, verdict, advice, refusals, now, self._limits)
         self._put_block(block)
         for evidence in list(self._hot.refusals.get(key, ())):
-            self._join_block(evidence.rpartition(" ")[2], key)
+            self._join_block(evidence.partition("\n")[2], key)
         self._forgive(key)
         return [notice]
 
@@ -505,7 +505,7 @@ def _message(status: DeliveryStatus) -> str:
 
 def _evidence(status: DeliveryStatus) -> str:
     """Return by what a refusal is told from another: retries of one message to one recipient count once."""
-    return plain(f"{status.queue_id or status.message_id or ''} {(status.recipient or '').lower()}", 320)
+    return f"{(status.queue_id or status.message_id or '')[:255]}\n{folded(status.recipient or '')}"
 
 
 def _ending(kind: NoticeKind, recipient: str, episode: Episode, now: datetime, queue_id: str | None) -> Notice:

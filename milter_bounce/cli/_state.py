@@ -1,0 +1,131 @@
+"""What the commands on the store share: the store itself, times, tables, one line for what goes wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import getpass
+import json
+import os
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
+
+import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from milter_bounce.config import ConfigError
+from milter_bounce.system.advising import make_store
+from milter_bounce.system.settings import load_settings
+from milter_bounce.system.store import StoreError
+from milter_bounce.verdict import printable, stamp
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from milter_bounce.config import Settings
+    from milter_bounce.system.sqlite_store import SqliteStore
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+CONFIG: Final = click.option(
+    "-c",
+    "--config",
+    "conf",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The configuration; default: /etc/milter-bounce/milter-bounce.toml where it exists.",
+)
+JSON: Final = click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+
+
+class Stop(click.ClickException):
+    """One line on standard error, and an exit status: 1 found nothing, 2 wrong usage, configuration or store."""
+
+    def __init__(self, message: str, exit_code: int = 2) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+    def show(self, file: Any = None) -> None:
+        """Print the line without click's prefix."""
+        del file
+        click.echo(f"milter-bounce: {printable(self.message, 1000)}", err=True)
+
+
+def settings_of(conf: Path | None) -> Settings:
+    """Return the settings.
+
+    Raises:
+        Stop: they cannot be used; file, key, remedy.
+    """
+    try:
+        return load_settings(conf)
+    except ConfigError as error:
+        raise Stop(str(error)) from None
+
+
+@contextlib.contextmanager
+def opened(conf: Path | None) -> Iterator[SqliteStore]:
+    """Yield the store that the configuration names; what goes wrong with it is one line.
+
+    Raises:
+        Stop: configuration or store cannot be used.
+    """
+    store = make_store(settings_of(conf))
+    try:
+        yield store
+    except StoreError as error:
+        raise Stop(str(error)) from None
+    finally:
+        store.close()
+
+
+def quiet_pipe(command: Callable[P, R]) -> Callable[P, R]:
+    """Return `command`, ending without a trace when its reader goes away (``| head``)."""
+
+    @functools.wraps(command)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return command(*args, **kwargs)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(0)
+
+    return wrapped
+
+
+def now() -> datetime:
+    """Return the time, aware."""
+    return datetime.now(UTC)
+
+
+def person() -> str:
+    """Return who gives the order: the user behind sudo, else the user."""
+    with contextlib.suppress(OSError, KeyError):
+        return os.environ.get("SUDO_USER") or getpass.getuser()
+    return "admin"
+
+
+def spelled(when: datetime | None) -> str:
+    """Return a time for people; a dash for none."""
+    return stamp(when) or "-"
+
+
+def emit(record: dict[str, object]) -> None:
+    """Print one JSON object; characters beyond ASCII come out escaped, so no terminal acts on them."""
+    click.echo(json.dumps(record))
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str) -> None:
+    """Print a table; one sentence where there are no rows. Outside text cannot act on the terminal."""
+    shown = Table(*columns, box=None, header_style="bold", pad_edge=False)
+    for row in rows:
+        shown.add_row(*(Text(printable(str(cell), 300)) for cell in row))
+    if shown.row_count == 0:
+        click.echo(empty)
+        return
+    # piped into a file or grep a line is never folded
+    Console(width=None if sys.stdout.isatty() else 500).print(shown)
