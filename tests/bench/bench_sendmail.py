@@ -15,9 +15,8 @@ from pathlib import Path
 from milter_bounce.parse.log import LogReader
 from tests.bench import make_log
 from tests.integration.programs import Program
-from tests.integration.sendmail import Sendmail, why_not
+from tests.integration.sendmail import Sendmail, listening, settings_for, why_not
 from tests.integration.sink import Sinks
-from tests.integration.test_sendmail_milterd import listening, settings_for
 
 MESSAGES = 4000
 TURNS = 7

@@ -31,6 +31,7 @@ from typing import Self
 import pytest
 
 from tests.conftest import ROOT
+from tests.integration.programs import merged
 from tests.integration.sink import Sink, free_port
 
 BUILD = ROOT / "build" / "sendmail"
@@ -445,3 +446,30 @@ class Sendmail:
         del domain  # one local domain
         boxes = sorted(self.mailboxes.glob(f"*.{user}"))
         return [box.read_bytes().replace(b"\r\n", b"\n") for box in boxes]
+
+
+# -- our programs beside it --------------------------------------------------------
+
+
+def settings_for(sendmail: Sendmail, folder: Path, **over) -> dict:
+    """Return a configuration whose sockets, log, store and keys lie with this Sendmail."""
+    base = {
+        "user": "",
+        "milter": {"socket": f"unix:{sendmail.folder}/milter.sock"},
+        "answer": {
+            "socket": f"unix:{sendmail.folder}/answer.sock", "gate_socket": "", "policy_socket": "", "socket_group": "",
+        },
+        "due": {"mta": "sendmail", "sendmail_command": sendmail.wrapper()},
+        "log": {
+            "output": "syslog", "syslog_socket": str(sendmail.folder / "dev" / "log"), "follow": str(sendmail.log),
+        },
+        "store": {"path": str(folder / "state.db")},
+        "rules": {"local": str(folder / "rules.d")},
+        "token": {"keys": str(folder / "keys")},
+    }  # fmt: skip
+    return merged(base, over)
+
+
+def listening(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(str(path)) == 0

@@ -11,9 +11,8 @@ import time
 import pytest
 
 from tests.integration.programs import Program
-from tests.integration.sendmail import Sendmail, real_sendmail  # noqa: F401 - a fixture
+from tests.integration.sendmail import Sendmail, listening, real_sendmail, settings_for  # noqa: F401 - a fixture
 from tests.integration.sink import Script, Sinks
-from tests.integration.test_sendmail_milterd import listening, settings_for
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("real_sendmail")]
 

@@ -7,7 +7,6 @@ import os
 import re
 import signal
 import smtplib
-import socket
 import sqlite3
 import time
 from pathlib import Path
@@ -15,36 +14,12 @@ from pathlib import Path
 import pytest
 
 from milter_bounce.system import keys
-from tests.integration.programs import Program, merged
-from tests.integration.sendmail import Sendmail, real_sendmail  # noqa: F401 - a fixture
+from tests.integration.programs import Program
+from tests.integration.sendmail import Sendmail, listening, real_sendmail, settings_for  # noqa: F401 - a fixture
 from tests.integration.sink import Script, Sinks
 from tests.reports import dsn
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("real_sendmail")]
-
-
-def settings_for(sendmail: Sendmail, folder: Path, **over) -> dict:
-    """Return a configuration whose sockets, log, store and keys lie with this Sendmail."""
-    base = {
-        "user": "",
-        "milter": {"socket": f"unix:{sendmail.folder}/milter.sock"},
-        "answer": {
-            "socket": f"unix:{sendmail.folder}/answer.sock", "gate_socket": "", "policy_socket": "", "socket_group": "",
-        },
-        "due": {"mta": "sendmail", "sendmail_command": sendmail.wrapper()},
-        "log": {
-            "output": "syslog", "syslog_socket": str(sendmail.folder / "dev" / "log"), "follow": str(sendmail.log),
-        },
-        "store": {"path": str(folder / "state.db")},
-        "rules": {"local": str(folder / "rules.d")},
-        "token": {"keys": str(folder / "keys")},
-    }  # fmt: skip
-    return merged(base, over)
-
-
-def listening(path: Path) -> bool:
-    with socket.socket(socket.AF_UNIX) as probe:
-        return probe.connect_ex(str(path)) == 0
 
 
 @pytest.fixture
