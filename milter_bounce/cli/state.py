@@ -6,6 +6,7 @@ in the file; 2 wrong usage, configuration, or a store that cannot be opened.
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 def _log(conf: Path | None, notice: Notice) -> None:
     """Write the notice to the MTA's log as the programs do; where that cannot be written it stands on the terminal."""
-    MailLog(settings_of(conf).log, "milter-bounce").line(notice_line(notice))
+    MailLog(settings_of(conf).log, "admin").line(notice_line(notice))
     click.echo(notice_line(notice))
 
 
@@ -86,7 +87,7 @@ def blocks_list(conf: Path | None, closed: bool, as_json: bool) -> None:
                 spelled(b.probe_at),
                 spelled(b.ends),
                 b.lifted_by or "-",
-                printable(b.text, 80),
+                b.text[:80],
             )
             for b in found
         ),
@@ -175,8 +176,7 @@ def _told(conf: Path | None, *, as_json: bool) -> None:
                 emit(suppression_fields(one))
             return
         rows = (
-            (s.recipient, spelled(s.since), s.category, s.rule, s.origin, printable(s.reason, 80))
-            for s in store.suppressions()
+            (s.recipient, spelled(s.since), s.category, s.rule, s.origin, s.reason[:80]) for s in store.suppressions()
         )
         table((*COLUMNS[:4], "origin", "reason"), rows, empty="No suppressions.")
 
@@ -243,9 +243,9 @@ def suppressions_export(form: str, conf: Path | None) -> None:
     """Write all suppressions to standard output; `import` reads them again."""
     with opened(conf) as store:
         if form == "csv":
-            write_csv(store.suppressions(), click.get_text_stream("stdout"))
+            write_csv(store.suppressions(), sys.stdout)
         else:
-            write_json(store.suppressions(), click.get_text_stream("stdout"))
+            write_json(store.suppressions(), sys.stdout)
 
 
 @suppressions.command("import")

@@ -80,7 +80,9 @@ def explained(path: Path, error: Exception) -> StoreError:
     code = getattr(error, "sqlite_errorcode", None)
     primary = None if code is None else code & 0xFF
     if primary in _DAMAGED:
-        return StoreCorruptError(f"{path}: damaged ({error}); stop milter-bounce and run `milter-bounce store check`")
+        return StoreCorruptError(
+            f"{path}: damaged ({error}); put a backup in its place, or move it away: a new one is begun"
+        )
     if primary in _LOCKED:
         return StoreError(f"{path}: locked by another program for too long; see who with `fuser -v {path}`")
     if primary == sqlite3.SQLITE_FULL:
