@@ -432,7 +432,7 @@ class TokenSection(_Section):
 
 
 class NotifySection(_Section):
-    """Whom logd and dnsd tell when a block begins: at most once for each block."""
+    """Whom logd and dnsd tell when a block or a listing begins: at most once for each."""
 
     command: list[str] = []
     """Program and arguments to run, without a shell; the notice comes as one JSON object on its standard input."""

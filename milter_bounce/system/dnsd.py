@@ -53,12 +53,13 @@ from milter_bounce.verdict import notice_line, printable
 
 from . import nanny
 from .advising import make_store
-from .dnsledger import GRACE, lifts, listing_line, notice_text, updated
+from .dnsledger import GRACE, lifts, listing_facts, listing_line, notice_text, updated
 from .dnslists import REMEDY, Watchlist, make_resolver, own_subjects, watchlist, zone_name
 from .dnsmail import mail_domains
 from .dnswatch import Finding, Watcher
 from .heartbeat import Heartbeat
 from .maillog import MailLog
+from .notify import Notifier
 from .rulefiles import load_rules
 from .settings import load_settings
 from .store import StoreError
@@ -123,7 +124,7 @@ class Dnsd:
         store: blocks, and the operators learnt from the log.
         dns: what dnsd itself remembers.
         say: writes one line to the mail log.
-        tell: hands a notice to the administrator: a short subject and the text.
+        tell: hands a notice to the administrator: facts for a program, subject and text for people.
     """
 
     def __init__(
@@ -132,7 +133,7 @@ class Dnsd:
         store: Store,
         dns: DnsStore,
         say: Callable[[str], object],
-        tell: Callable[[str, str], object] = lambda *_: None,
+        tell: Callable[[dict[str, object], str, str], object] = lambda *_: None,
     ) -> None:
         self.setup, self._store, self._dns, self._say, self._tell = setup, store, dns, say, tell
         self._records: dict[tuple[str, str], ListingRecord] = {}
@@ -251,7 +252,8 @@ class Dnsd:
             changed.append(record)
             if happened.began:
                 self._say(listing_line(finding.zone, record))
-                self._tell(f"{finding.subject} is listed on {finding.zone.zone}", notice_text(finding.zone, record))
+                subject = f"{finding.subject} is listed on {finding.zone.zone}"
+                self._tell(listing_facts(finding.zone, record), subject, notice_text(finding.zone, record))
             elif happened.ended and last is not None:
                 self._say(listing_line(finding.zone, record, last))
         if changed:
@@ -368,7 +370,13 @@ class Dnsd:
             return False
         servers = ", ".join(map(str, self._resolver.servers))
         self._say(f"warning: resolver {servers} is turned away by {', '.join(names)}: {printable(why)}; {REMEDY}")
-        self._tell("blocklists turn our resolver away", f"{', '.join(names)}: {why}.\n{REMEDY}")
+        facts: dict[str, object] = {
+            "notice": "resolver-refused",
+            "resolvers": servers,
+            "blocklists": names,
+            "text": why,
+        }
+        self._tell(facts, "blocklists turn our resolver away", f"{', '.join(names)}: {why}.\n{REMEDY}")
         return True
 
     # -- operators -------------------------------------------------------------------
@@ -448,7 +456,8 @@ def main(settings: Settings, config_path: Path | None = None, **_options: object
     setup = Setup(settings, name)
     log = MailLog(settings.log, "dnsd")
     store = make_store(settings)
-    dnsd = Dnsd(setup, store, DnsStore(settings.store.path, LOCK_WAIT_S), log.line)
+    notifier = Notifier(settings.notify, log)
+    dnsd = Dnsd(setup, store, DnsStore(settings.store.path, LOCK_WAIT_S), log.line, notifier.announce)
 
     def reload() -> Setup | None:
         try:

@@ -85,6 +85,23 @@ def listing_line(zone: Zone, record: ListingRecord, before: ListingRecord | None
     return line
 
 
+def listing_facts(zone: Zone, record: ListingRecord) -> dict[str, object]:
+    """Return a listing that began as the JSON object for the administrator's own program."""
+    return {
+        "notice": "listing-began",
+        "key": record.subject,
+        "at": stamp(record.since),
+        "blocklist": zone.zone,
+        "operator": zone.operator or None,
+        "weight": zone.weight,
+        "codes": list(record.codes),
+        "meanings": list(record.meanings),
+        "text": record.reason,
+        "lookup": lookup_link(zone, record.subject),
+        "removal": zone.removal or None,
+    }
+
+
 def notice_text(zone: Zone, record: ListingRecord) -> str:
     """Return what the administrator is told of a listing that began, in plain words."""
     lines = [

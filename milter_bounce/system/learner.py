@@ -30,13 +30,14 @@ if TYPE_CHECKING:
     from milter_bounce.delivery import DeliveryStatus
     from milter_bounce.parse.log import LogReader
     from milter_bounce.pipeline import Adviser
-    from milter_bounce.verdict import Notice
+    from milter_bounce.verdict import BlocklistMention, Notice
 
     from .logtail import Batch
     from .maillog import MailLog
     from .notify import Notifier
     from .store import Batch as Changes
     from .store import Store
+    from .store_dns import Mentions
 
 AHEAD: Final = timedelta(minutes=5)
 """A time stamp further in the future than this is a wrong clock's: the time of reading counts instead."""
@@ -56,6 +57,7 @@ class Told:
         self.lines: list[str] = []
         self.events: list[str] = []
         self.notices: list[Notice] = []
+        self.mentions: list[tuple[tuple[BlocklistMention, ...], datetime]] = []
 
 
 class Learner:
@@ -70,6 +72,7 @@ class Learner:
         log: where advice lines go.
         notifier: whom block notices go to.
         events: whether each outcome is printed as a line of JSON.
+        mentions: takes the blocklists that refusals name, for dnsd.
     """
 
     def __init__(
@@ -83,7 +86,9 @@ class Learner:
         notifier: Notifier,
         *,
         events: bool = False,
+        mentions: Mentions | None = None,
     ) -> None:
+        self._mentions = mentions
         self._name, self._reader, self._store = name, reader, store
         self._log, self._notifier, self._events = log, notifier, events
         self._domains: dict[str, str | None] = {}
@@ -145,6 +150,8 @@ class Learner:
         if outcome.classification.gate:
             return
         told.lines.append(log_line(outcome))
+        if outcome.classification.blocklists:
+            told.mentions.append((outcome.classification.blocklists, moment))
         if self._events:
             told.events.append(json.dumps(event(outcome)))
         self._notice(changes.record(outcome, moment), told)
@@ -178,6 +185,9 @@ class Learner:
             sys.stdout.write("\n".join(told.events) + "\n")
             sys.stdout.flush()
         self._notifier.tell(told.notices)
+        if self._mentions is not None:
+            for mentions, moment in told.mentions:
+                self._mentions.note(mentions, moment)
 
 
 def _moment(at: datetime | None, now: datetime) -> datetime:

@@ -53,6 +53,7 @@ from .notify import Notifier
 from .rulefiles import load_rules
 from .settings import load_settings
 from .store import StoreError
+from .store_dns import Mentions
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -92,7 +93,10 @@ class Logd:
         self._name = followed(settings.log)
         rules, adviser = load_rules(settings), make_adviser(settings)
         notifier = Notifier(settings.notify, self.log)
-        self.learner = Learner(self._name, self._reader, rules, adviser, self.store, self.log, notifier, events=events)
+        mentions = Mentions(settings.store.path)
+        self.learner = Learner(
+            self._name, self._reader, rules, adviser, self.store, self.log, notifier, events=events, mentions=mentions
+        )
 
     # -- signals -----------------------------------------------------------------
 

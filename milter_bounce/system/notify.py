@@ -1,6 +1,6 @@
-"""Notices to the administrator: a program to run and addresses to mail, when a block begins.
+"""Notices to the administrator: a program to run and addresses to mail, when a block or a listing begins.
 
-Goes in: `Notice`s as the store returns them. Goes out: one process for each
+Goes in: `Notice`s as the store returns them, and what dnsd finds. Goes out: one process for each
 program and mail, not waited for. The store returns "block began" once for each
 block, so each is told at most once.
 
@@ -50,7 +50,6 @@ def as_json(notice: Notice) -> str:
 
 def as_mail(notice: Notice, section: NotifySection, host: str) -> bytes:
     """Return the mail that tells of a block; all outside text is made printable ASCII."""
-    sender = f"From: {section.mail_from}\n" if section.mail_from else ""
     key = printable(notice.key, 200).encode("ascii", "backslashreplace").decode()
     body = [
         f"{key} refuses mail from {host}: {notice.category or 'a block'} ({notice.rule or 'by hand'}).",
@@ -63,8 +62,14 @@ def as_mail(notice: Notice, section: NotifySection, host: str) -> bytes:
         "",
         notice_line(notice),
     ]
+    return in_mail(section, f"{host}: {key} blocks our mail", body)
+
+
+def in_mail(section: NotifySection, subject: str, body: list[str]) -> bytes:
+    """Return a mail to the administrator; `subject` is printable ASCII."""
+    sender = f"From: {section.mail_from}\n" if section.mail_from else ""
     head = (
-        f"{sender}To: {', '.join(section.mail_to)}\nSubject: [milter-bounce] {host}: {key} blocks our mail\n"
+        f"{sender}To: {', '.join(section.mail_to)}\nSubject: [milter-bounce] {subject}\n"
         # RFC 3834, 5: nobody shall answer
         "Auto-Submitted: auto-generated\nPrecedence: bulk\nMIME-Version: 1.0\n"
         "Content-Type: text/plain; charset=us-ascii\n\n"
@@ -81,15 +86,23 @@ class Notifier:
 
     def tell(self, notices: Iterable[Notice]) -> None:
         """Start what is to be started for those notices that an administrator wants to hear of."""
-        section = self._section
         for notice in notices:
-            if notice.kind not in TOLD:
-                continue
-            if section.command:
-                self._start(section.command, as_json(notice).encode() + b"\n")
-            if section.mail_to:
-                words = [section.sendmail, "-i", *(["-f", section.mail_from] if section.mail_from else []), "--"]
-                self._start([*words, *section.mail_to], as_mail(notice, section, socket.gethostname()))
+            if notice.kind in TOLD:
+                self._hand_out(as_json(notice), as_mail(notice, self._section, socket.gethostname()))
+
+    def announce(self, facts: dict[str, object], subject: str, text: str) -> None:
+        """Tell of something that is no block: `facts` go to the program, subject and text into the mail."""
+        line = printable(subject, 200).encode("ascii", "backslashreplace").decode()
+        mail = in_mail(self._section, f"{socket.gethostname()}: {line}", text.splitlines())
+        self._hand_out(json.dumps(facts), mail)
+
+    def _hand_out(self, as_object: str, mail: bytes) -> None:
+        section = self._section
+        if section.command:
+            self._start(section.command, as_object.encode() + b"\n")
+        if section.mail_to:
+            words = [section.sendmail, "-i", *(["-f", section.mail_from] if section.mail_from else []), "--"]
+            self._start([*words, *section.mail_to], mail)
 
     def _start(self, command: list[str], text: bytes) -> None:
         if not self._running.acquire(blocking=False):
