@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from milter_bounce.config import DueSection
 
+    from .queue import Queue
+
 FLUSHED_AT_ONCE: Final = 50
 """Messages after which the store is told: a program that is killed has asked for these twice, which does no harm."""
 
@@ -33,13 +35,6 @@ class Calendar(Protocol):
 
     def flushed(self, due: Iterable[Due], now: datetime) -> None:
         """Remember that these were handed to the MTA."""
-
-
-class Queue(Protocol):
-    """What is needed of the MTA's queue (system.queue_postfix.PostfixQueue)."""
-
-    def retry(self, queue_id: str) -> str | None:
-        """Have one message tried now; return None, or why not."""
 
 
 class Flusher:

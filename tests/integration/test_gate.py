@@ -1,0 +1,115 @@
+"""The queue follows the advice, on a real Postfix with seconds for hours."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from tests.integration.enforcing import Enforced
+from tests.integration.postfix import needs_postfix
+from tests.integration.sink import Script, Sinks
+
+pytestmark = [pytest.mark.integration, needs_postfix]
+
+FULL = "452 4.2.2 <full@full.test>: The email account that you tried to reach is over quota"
+BLOCKED = "554 5.7.1 Service unavailable; Client host [192.0.2.1] blocked using bl.example"
+
+
+def test_full_mailbox_is_tried_as_the_schedule_allows_and_then_delivered(tmp_path):
+    """Refused, early queue runs make no connection, tried when due, delivered once; then the state is clean."""
+    with Sinks() as sinks:
+        full = sinks.add("full.test", Script(rcpt=[FULL] * 2 + ["250 2.1.5 ok"]))
+        ok = sinks.add("ok.test")
+        with Enforced(tmp_path / "p", routes={"full.test": full, "ok.test": ok}) as postfix:
+            with postfix.traffic("other@ok.test"):
+                postfix.send("me@home.example", "full@full.test")
+                postfix.wait_log(
+                    "to=<full@full.test>.*relay=none.*milter-bounce: not before .*, mailbox-full since ", 20
+                )
+                tried = full.attempts["full@full.test"]
+                assert tried in {1, 2}, "qmgr's own 30 s memory of the resolver may let one early try through"
+                postfix.flush()
+                assert postfix.postmap("full@full.test").startswith("retry:4.2.2 milter-bounce: not before ")
+                assert "milter-bounce: not before" in postfix.deferrals()["full@full.test"]
+                postfix.wait_log("to=<full@full.test>.*status=sent", 40)
+            refused = [line for line in postfix.lines() if "to=<full@full.test>" in line and "said: 452" in line]
+            held = [line for line in postfix.lines() if "to=<full@full.test>" in line and "relay=none" in line]
+            assert full.attempts["full@full.test"] == len(refused) + 1 == 3
+            assert len(held) > len(refused)
+            assert full.delivered("full@full.test") == 1
+            postfix.wait_for(lambda: postfix.postmap("full@full.test") == "")
+
+
+def test_block_holds_one_operator_and_nobody_else(tmp_path):
+    """From the refusal on no connection; others flow; submission is accepted; lifted by hand, a probe, then the rest."""
+    refusing = [True]
+    with Sinks() as sinks:
+        hard = sinks.add("hard.test", Script(mail=lambda _: BLOCKED if refusing[0] else ""))
+        ok = sinks.add("ok.test")
+        over = {"block": {"ramp_m": 600.0, "probe_after_5xx_h": 240}}
+        with Enforced(tmp_path / "p", over, routes={"hard.test": hard, "ok.test": ok}) as postfix:
+            postfix.send("me@home.example", "first@hard.test")
+            postfix.wait_for(lambda: "hard.test" in postfix.ours("blocks", "list"))
+            corrected = [line for line in postfix.lines() if "to=<first@hard.test>" in line]
+            assert re.search(r"dsn=4\.7\.1, status=deferred \(\[class=policy .* was=5\.7\.1\] host", corrected[0])
+            made = hard.connections
+            for number in range(20):
+                assert postfix.send("me@home.example", [f"u{number}@hard.test", f"u{number}@ok.test"]) == {}
+            postfix.wait_log(r"to=<u[0-9]+@ok.test>.*status=sent", count=20)
+            postfix.wait_log(r"to=<u[0-9]+@hard.test>.*relay=none.*held until lifted, block hard\.test", 20, count=20)
+            postfix.flush()
+            assert hard.connections == made
+            refusing[0] = False
+            postfix.ours("blocks", "lift", "hard.test")
+            postfix.wait_log("@hard.test>.*status=sent", 20)
+            postfix.wait_for(lambda: len(hard.taken) == 21, 60)
+            assert sorted(r for taken in hard.taken for r in taken.recipients) == sorted(
+                ["first@hard.test", *(f"u{number}@hard.test" for number in range(20))]
+            )
+            postfix.wait_for(lambda: postfix.queued() == 0)
+
+
+def test_every_recipient_follows_its_own_advice(tmp_path):
+    """Two destinations, three categories, one message: one held, one delayed, one returned, one delivered."""
+    replies = {
+        "full@one.test": FULL,
+        "gone@one.test": "450 4.2.1 <gone@one.test>: The user's account is disabled",
+    }
+    with Sinks() as sinks:
+        one = sinks.add("one.test", Script(rcpt=lambda address: replies.get(address, "")))
+        two = sinks.add("two.test", Script(rcpt=lambda address: BLOCKED if address else ""))
+        with Enforced(tmp_path / "p", routes={"one.test": one, "two.test": two}) as postfix:
+            recipients = ["full@one.test", "gone@one.test", "fine@one.test", "a@two.test"]
+            with postfix.traffic("x@home.example"):
+                postfix.send("me@home.example", recipients)
+                postfix.wait_log("to=<full@one.test>.*relay=none.*milter-bounce: not before", 20)
+                postfix.wait_log("to=<a@two.test>.*relay=none.*held until lifted", 20)
+            waiting = postfix.deferrals()
+            assert set(waiting) == {"full@one.test", "a@two.test"}
+            assert one.delivered("fine@one.test") == 1
+            (gone,) = postfix.wait_log("to=<gone@one.test>.*status=bounced")
+            assert "dsn=5.2.1" in gone
+            assert "was=4.2.1] host" in gone
+            assert one.attempts["gone@one.test"] == 1
+            assert two.attempts["a@two.test"] == 1
+
+
+def test_suppressed_recipient_is_refused_at_submission_and_returned_from_the_queue(tmp_path):
+    """Policy service: 550 5.1.1 with since when and why; the gate returns what is in the queue already."""
+    with Sinks() as sinks:
+        ok = sinks.add("ok.test")
+        over = {"policy": {"allow_senders": ["boss@home.example"]}}
+        with Enforced(tmp_path / "p", over, routes={"ok.test": ok}) as postfix:
+            postfix.ours("suppressions", "add", "gone@ok.test")
+            refused = postfix.send("me@home.example", ["gone@ok.test", "fine@ok.test"])
+            code, text = refused["gone@ok.test"]
+            assert code == 550
+            assert re.search(rb"5\.1\.1 <gone@ok\.test>: .*milter-bounce: suppressed, .* since 20", text)
+            postfix.wait_log("to=<fine@ok.test>.*status=sent")
+            assert postfix.send("boss@home.example", "gone@ok.test") == {}
+            postfix.wait_log(r"to=<gone@ok.test>.*dsn=5\.1\.1, status=bounced \(milter-bounce: suppressed")
+            assert ok.attempts["gone@ok.test"] == 0
+            postfix.ours("suppressions", "remove", "gone@ok.test")
+            assert postfix.send("me@home.example", "gone@ok.test") == {}
+            postfix.wait_log("to=<gone@ok.test>.*status=sent")
