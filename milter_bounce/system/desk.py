@@ -140,15 +140,16 @@ class Desk:
             self._tell(outcome, notices)
         if (left := len(report.statuses) - RECIPIENTS_LIMIT) > 0:
             self.log.warning(f"{printable(queue_id or 'NOQUEUE')}: report names {left} more recipients than are read")
-        self._enter(outcomes, now)
+        with self._store_lock:
+            self._ledger.add(outcomes, now)
         refuse = self._refusal(report, outcomes)
         return Handled(tuple(header_value(report, o) for o in outcomes[:HEADER_LIMIT]), tuple(outcomes), refuse)
 
-    def _enter(self, outcomes: list[Outcome], now: datetime) -> None:
-        """Enter a report in the ledger for people."""
+    def flush(self) -> None:
+        """Write the ledger; call it every second and at the end."""
         with self._store_lock:
             try:
-                self._ledger.add(outcomes, now)
+                self._ledger.flush(datetime.now(UTC))
             except StoreError as error:
                 self._grumble(error)
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .maillog import MailLog
 
 LEAVE_S: Final = 5.0
-"""Seconds that the child has to leave; libmilter needs about four (sendmail/SENDMAIL.md, pitfall 7)."""
+"""Seconds that the child has to leave before it is killed."""
 
 REST_S: Final = 1.0
 """Seconds before a child that died at once is started again: a broken start must not spin."""
@@ -80,7 +80,8 @@ def clear_socket(path: str) -> None:
 
 def _child(serve: Callable[[int], int], orders: int) -> int:
     """Run `serve` in a fresh child; never returns to the caller's code."""
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+    # TERM and HUP stay blocked: a thread that had them unblocked would die of them before libmilter's sigwait sees them
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
     try:
         return serve(orders)
     except (ConfigError, RulesError) as error:
@@ -122,10 +123,10 @@ class _Nanny:
         os.write(self._orders, b"r")
 
     def end(self) -> None:
-        """End the child, by force when it does not leave."""
-        os.kill(self._pid, signal.SIGTERM)
+        """End the child: the end of its orders tells it to leave; by force when it does not."""
+        os.close(self._orders)
         deadline = time.monotonic() + LEAVE_S
-        while self.reap() is None:
+        while os.waitpid(self._pid, os.WNOHANG)[0] == 0:
             if time.monotonic() > deadline:
                 os.kill(self._pid, signal.SIGKILL)
             time.sleep(0.02)
@@ -141,7 +142,7 @@ class _Nanny:
 def supervise(serve: Callable[[int], int], log: MailLog) -> int:
     """Run ``serve(orders)`` in a child until TERM; return the exit status.
 
-    `orders` is a file descriptor: each byte on it means "reload", its end means that the parent is gone.
+    `orders` is a file descriptor: each byte on it means "reload", its end means "write what waits and leave at once".
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     nanny = _Nanny(serve, log)

@@ -9,6 +9,7 @@ Limits: rows are kept `KEPT`, and `ROWS_LIMIT` of them at most: anybody can send
 
 from __future__ import annotations
 
+from collections import deque
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 
 KEPT: Final = timedelta(days=30)
 ROWS_LIMIT: Final = 200_000
+WAITING_LIMIT: Final = 10_000
+"""Rows that wait for a store that cannot be written."""
+
 PRUNE_EVERY: Final = 1000
 """Rows between two prunings."""
 
@@ -70,6 +74,7 @@ class ReportLedger:
         self._db: sqlite3.Connection | None = None
         self._identity: object = None
         self._written = 0
+        self._waiting: deque[tuple[object, ...]] = deque(maxlen=WAITING_LIMIT)
 
     def _open(self) -> sqlite3.Connection:
         if self._db is not None and self._identity != identity(self._path):
@@ -83,7 +88,14 @@ class ReportLedger:
         return self._db
 
     def add(self, outcomes: Sequence[Outcome], now: datetime) -> None:
-        """Remember the outcomes of one report."""
+        """Remember the outcomes of one report, until `flush` writes them; beyond `WAITING_LIMIT` the oldest go."""
+        self._waiting.extend(_row(outcome, now) for outcome in outcomes)
+
+    def flush(self, now: datetime) -> None:
+        """Write what waits, in one transaction."""
+        rows = list(self._waiting)
+        if not rows:
+            return
         db = self._open()
         with guarded(self._path):
             db.execute("BEGIN IMMEDIATE")
@@ -91,15 +103,17 @@ class ReportLedger:
                 db.executemany(
                     "INSERT INTO reports (at, queue_id, recipient, action, status, class, category, advice, rule,"
                     " genuine, reason, text) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                    [_row(outcome, now) for outcome in outcomes],
+                    rows,
                 )
-                self._written += len(outcomes)
+                self._written += len(rows)
                 if self._written >= PRUNE_EVERY:
                     self._prune(db, now)
                 db.execute("COMMIT")
             except BaseException:
                 db.execute("ROLLBACK")
                 raise
+        for _ in rows:
+            self._waiting.popleft()
 
     def _prune(self, db: sqlite3.Connection, now: datetime) -> None:
         self._written = 0
