@@ -26,8 +26,8 @@ LINE_LIMIT: Final = 65_536
 ARRAY_LIMIT: Final = 268_435_456
 """Characters of a JSON array: 256 Mi hold more than a million suppressions."""
 
-_ADDRESS: Final = re.compile(r"[^\s@<>,;]{1,256}@[^\s@<>,;]{1,255}")
-_QUOTED: Final = re.compile(r'"[^"\n]{1,254}"@[^\s@<>,;]{1,255}')
+_ADDRESS: Final = re.compile(r"[^\x00-\x20\x7f@<>,;\s]{1,256}@[^\x00-\x20\x7f@<>,;\s]{1,255}")
+_QUOTED: Final = re.compile(r'"[^\x00-\x1f\x7f"]{1,254}"@[^\x00-\x20\x7f@<>,;\s]{1,255}')
 _ORIGINS: Final = frozenset({"log", "report", "feedback", "admin", "import"})
 
 

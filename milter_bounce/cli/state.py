@@ -260,10 +260,11 @@ def suppressions_import(file: TextIO, form: str | None, dry_run: bool, conf: Pat
     array, or one object or address a line.
     """
     bad: list[int] = []
+    name = getattr(file, "name", "-")
 
     def tell(line: int, fault: str) -> None:
         bad.append(line)
-        click.echo(f"{file.name}:{line}: {printable(fault, 300)}", err=True)
+        click.echo(f"{name}:{line}: {printable(fault, 300)}", err=True)
 
     new = known = 0
     with opened(conf) as store:
