@@ -1,0 +1,53 @@
+"""The shipped units: confined, and the same but for the program that they start."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from tests.conftest import ROOT
+
+FOLDER = ROOT / "conf" / "systemd"
+UNITS = sorted(FOLDER.glob("*.service"))
+ANALYZE = shutil.which("systemd-analyze")
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=lambda p: p.name)
+@pytest.mark.parametrize(
+    "line",
+    [
+        "NoNewPrivileges=yes",
+        "ProtectSystem=strict",
+        "CapabilityBoundingSet=",
+        "User=milter-bounce",
+        "WatchdogSec=5",
+        "SupplementaryGroups=adm postfix postdrop",
+    ],
+)
+def test_unit_is_confined(unit, line):
+    """Each unit has a user of its own, no capability, and the groups that its sockets and logs need."""
+    assert line in unit.read_text().splitlines()
+
+
+@pytest.mark.skipif(ANALYZE is None, reason="no systemd-analyze is installed")
+@pytest.mark.parametrize("unit", UNITS, ids=lambda p: p.name)
+def test_unit_scores_ok(unit):
+    """`systemd-analyze security` calls the exposure OK (below 4.0) or better."""
+    ran = subprocess.run(
+        [ANALYZE, "security", "--offline=true", "--no-pager", str(unit)], check=False, capture_output=True, text=True
+    )
+    found = re.search(r"exposure level for \S+: ([0-9.]+) (\w+)", ran.stdout)
+    assert found, ran.stdout + ran.stderr
+    assert float(found[1]) < 4.0
+
+
+def test_template_differs_in_its_program_only():
+    """Whoever runs one program alone gets the same confinement."""
+    whole, one = (
+        (FOLDER / name).read_text().splitlines() for name in ("milter-bounce.service", "milter-bounce@.service")
+    )
+    different = [new for old, new in zip(whole, one, strict=True) if old != new]
+    assert [line.partition("=")[0] for line in different[1:]] == ["Description", "ExecStart"]
