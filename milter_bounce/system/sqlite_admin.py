@@ -139,7 +139,7 @@ class Administration:
 
     # upkeep
 
-    def prune(self, now: datetime, limit: int = 10_000) -> int:
+    def prune(self, now: datetime, limit: int = 50_000) -> int:
         """Remove what is past its retention, at most `limit` rows a table; return how many went. Call it hourly."""
         kept, limits = self.retention, self.limits
         bounces = "SELECT 1 FROM bounces AS b WHERE b.recipient = r.recipient"

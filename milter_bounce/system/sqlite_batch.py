@@ -237,6 +237,8 @@ class SqliteBatch:
             self._left(recipient, status)
             return []
         episode = next_episode(history, verdict, advice, now)
+        if verdict.class_ is FailureClass.NONE:  # a complaint is no failed attempt
+            return self._ended(recipient, outcome, last, episode, now)
         self._put(recipient, episode)
         if advice.counts is not FailureClass.NONE:
             self._new.bounces[recipient][_message(status)] = (now_ms, str(advice.counts))

@@ -37,6 +37,9 @@ STALE_S: Final = 0.2
 WAIT_S: Final = 0.02
 """A reader waits only while the file is recovered after a crash; the answer is "no opinion" then."""
 
+LOOKED_AT: Final = 20_000
+"""Messages of a blocked destination that are looked at for its share, the oldest first."""
+
 FLUSHED_LIMIT: Final = 100_000
 """Messages of blocked destinations that are remembered as handed to the MTA."""
 
@@ -178,7 +181,7 @@ class Gate:
             return []
         found: list[Due] = []
         for queue_id, recipient in self._rows(
-            "SELECT queue_id, recipient FROM waiting WHERE block = ? ORDER BY since", (block.key,)
+            "SELECT queue_id, recipient FROM waiting WHERE block = ? ORDER BY since LIMIT ?", (block.key, LOOKED_AT)
         ):
             if within_share(recipient, share) and not self._is_flushed(recipient, queue_id, now):
                 found.append(Due(queue_id, recipient, block.key))

@@ -207,10 +207,11 @@ class SqliteStore(Administration):
         """Remember that these were handed to the MTA: they are not due again before their next failure."""
         done = list(due)
         self._gate.flushed(done, now)
-        own = [(d.recipient, d.queue_id) for d in done if d.block is None]
+        # a failure that was recorded since has set a later time, which stands
+        own = [(d.recipient, d.queue_id, to_ms(now)) for d in done if d.block is None]
         if own:
             with self.writing() as db:
-                db.executemany("UPDATE waiting SET due = NULL WHERE recipient = ? AND queue_id = ?", own)
+                db.executemany("UPDATE waiting SET due = NULL WHERE recipient = ? AND queue_id = ? AND due <= ?", own)
 
     # blocks
 

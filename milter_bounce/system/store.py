@@ -261,7 +261,7 @@ class Store(Protocol):
     def counts(self, since: datetime) -> list[Count]:
         """Return the hourly counts since then."""
 
-    def prune(self, now: datetime, limit: int = 10_000) -> int:
+    def prune(self, now: datetime, limit: int = 50_000) -> int:
         """Remove what is past its retention, at most `limit` rows a table; return how many went. Call it hourly."""
 
     def check(self) -> list[str]:

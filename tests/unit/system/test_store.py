@@ -50,7 +50,7 @@ class Log:
         plain = DeliveryStatus(
             recipient, action, reply_code=450, queue_id=queue_id, at=at, source=Source.LOG, sender="news@example.com"
         )
-        status = replace(plain, **more)
+        status = replace(plain, **({"at": None} if more.pop("timeless", False) else {}), **more)
         target = batch or self.store
         rules = Rules(category, verdict_changes)
         outcome = judge(status, rules, target.recall, self.adviser, at, genuine=genuine)
@@ -183,7 +183,7 @@ def test_store_delivery_ends_a_suppression_of_the_soft_limit_only(store, log):
     log.told()
     log.sent(NOW + 5 * HOUR)
     log.sent(NOW + 5 * HOUR, recipient="angry@example.net")
-    assert log.told() == [NoticeKind.DELIVERED, NoticeKind.UNSUPPRESSED, NoticeKind.DELIVERED]
+    assert log.told() == [NoticeKind.DELIVERED, NoticeKind.UNSUPPRESSED]
     assert store.suppressed(WHO) is None
     assert store.suppressed("angry@example.net").origin == "feedback"
 
@@ -215,6 +215,28 @@ def test_store_remembers_nothing_of(store, log, more):
     """A report that is not genuine, our own text and a status of nobody leave no trace."""
     log.fails("invalid-recipient", action=Action.FAILED, **more)
     assert list(store.export()) == []
+
+
+def test_store_complaint_is_no_failed_attempt(store, log):
+    """Feedback suppresses and leaves no episode behind."""
+    log.fails("feedback", source=Source.REPORT)
+    assert (store.suppressed(WHO).origin, store.recipient(WHO).episode) == ("feedback", None)
+    assert log.told() == [NoticeKind.SUPPRESSED]
+
+
+def test_store_refusals_are_kept_up_to_a_bound(store):
+    """Thousands of refusals that deliveries outweigh do not pile up."""
+    log = Log(store, Limits(block_threshold=10**6))
+    for i in range(300):
+        log.fails("poor-reputation", NOW, f"u{i}@big.example", f"4c{i}", operator="big")
+    assert sum(row["table"] == "refusals" for row in store.export()) <= 2 * Limits().block_threshold + 16
+
+
+def test_store_time_of_a_status_that_states_none(store, log):
+    """Without a time of its own a status counts its windows back from the store's last, else from now."""
+    for i in range(4):
+        log.fails("mailbox-full", queue_id=f"4c{i}", action=Action.FAILED, timeless=True)
+    assert store.suppressed(WHO) is not None
 
 
 def test_store_expired_message_counts_for_all_who_waited(store, log):
@@ -260,6 +282,15 @@ def test_store_due_when_the_time_comes_and_once(store, log):
     store.flushed(store.due(until), until)
     assert store.due(until + HOUR) == []
     again = log.fails("greylisted", until).advice.not_before
+    assert store.due(again) == [Due("4cA", WHO)]
+
+
+def test_store_flushed_keeps_a_time_that_was_set_since(store, log):
+    """A message that failed again before it was noted as tried keeps its new time."""
+    until = log.fails("greylisted").advice.not_before
+    due = store.due(until)
+    again = log.fails("greylisted", until).advice.not_before
+    store.flushed(due, until + timedelta(seconds=2))
     assert store.due(again) == [Due("4cA", WHO)]
 
 
