@@ -139,13 +139,19 @@ def read_blocklist(table: Mapping[str, Any]) -> Blocklist:
 
 
 def _address(text: str) -> str | None:
-    """Return the first address in `text` that can be ours: global or for documentation, not 127.0.0.0/8."""
-    for found in (*_IPV4.findall(text), *_IPV6.findall(text)):
+    """Return the first address in `text` that can be ours; those of 127.0.0.0/8 are answers of lists."""
+    for found in _IPV4.finditer(text):
+        octets = found[0].split(".")
+        if octets[0] != "127" and octets[0] != "0" and all(int(octet) < 256 for octet in octets):
+            return found[0]
+    if text.count(":") < 3:
+        return None
+    for found in _IPV6.finditer(text):
         try:
-            address = ipaddress.ip_address(found)
+            address = ipaddress.IPv6Address(found[0])
         except ValueError:
             continue
-        if not address.is_loopback and not address.is_unspecified:
+        if not address.is_loopback:
             return str(address)
     return None
 

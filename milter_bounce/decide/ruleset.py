@@ -14,29 +14,30 @@ from milter_bounce.delivery import Action
 from milter_bounce.verdict import CATEGORIES, GATE_MARK, AdviceKind, Classification, FailureClass, Scope
 
 from . import blocklist
-from .codes import DEFAULT_4XX, DEFAULT_5XX, DEFAULT_NONE, Codes, first_digit
+from .assemble import addresses, blocklist_rules, everywhere, overridden, refuse_doubles
+from .codes import DEFAULT_4XX, DEFAULT_5XX, DEFAULT_NONE, Codes
+from .judged import code_text, judged
 from .rule_toml import Operator, Rule, RuleFile, RulesError, Tier, from_values, to_values
-from .scan import Scan
+from .scan import NO_CODES, Scan
 from .times import Times
-from .words import words_of
+from .words import WORDS_LIMIT, words_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from datetime import timedelta
 
-    from milter_bounce.delivery import DeliveryStatus
-    from milter_bounce.verdict import BlocklistMention
+    from milter_bounce.delivery import DeliveryStatus, EnhancedStatus
 
     from .blocklist import Blocklist
 
 __all__ = ["Explanation", "Operator", "RuleSet", "RulesError"]
 
 HOSTS_KEPT: Final = 8192
-VERDICTS_KEPT: Final = 8192
-"""How many answers of each kind are remembered; beyond, they are worked out anew each time."""
+"""Host names whose operator is remembered; beyond, it is worked out each time."""
 
-MATCHED_LIMIT: Final = 200
-"""Bytes of matched text in a verdict."""
+DECISIONS_KEPT: Final = 8192
+WORDS_KEPT: Final = 600
+"""Decisions remembered, and the longest words among them: 5 MB at most, whatever is sent to us."""
 
 _SUCCESS: Final = frozenset({Action.DELIVERED, Action.RELAYED, Action.EXPANDED})
 _OURS: Final = Classification(
@@ -54,6 +55,18 @@ class Explanation(NamedTuple):
     why: str
 
 
+_Key = tuple["str", "int | None", "EnhancedStatus | None", "str | None", "str | None", "bool", "bool", "bool"]
+
+
+class _Decision(NamedTuple):
+    """The verdict on some words, without what is listed."""
+
+    verdict: Classification
+    lists: tuple[Blocklist, ...] = ()
+    unnamed: bool = False
+    """True where a list is meant that no table describes."""
+
+
 class RuleSet:
     """All rules, compiled. Made by `load`; never changed afterwards."""
 
@@ -63,7 +76,7 @@ class RuleSet:
         Raises:
             RulesError: file, rule and reason.
         """
-        _refuse_doubles(files)
+        refuse_doubles(files)
         self.files = tuple(files)
         self.operators = {file.operator.id: file.operator for file in files if file.operator}
         self.blocklists: tuple[Blocklist, ...] = tuple(b for file in files for b in file.blocklists)
@@ -71,8 +84,8 @@ class RuleSet:
         self._refuse_unknown_operators(rules)
         self.rules = tuple(rules)
         by_tier: dict[Tier, list[Rule]] = {tier: [r for r in rules if r.tier is tier] for tier in Tier}
-        head, middle = _everywhere(by_tier[Tier.LOCAL] + by_tier[Tier.GUARD]), _everywhere(by_tier[Tier.OPERATOR])
-        lists = [rule for file in files for rule in _blocklist_rules(file)]
+        head, middle = everywhere(by_tier[Tier.LOCAL] + by_tier[Tier.GUARD]), everywhere(by_tier[Tier.OPERATOR])
+        lists = [rule for file in files for rule in blocklist_rules(file)]
         lists.sort(key=lambda rule: rule.weak)
         self._phrases = Times([t for f in files for t in f.times], {w: s for f in files for w, s in f.units.items()})
         self._head_end = len(head)
@@ -80,14 +93,13 @@ class RuleSet:
         general = [*head, *middle, *lists, *by_tier[Tier.TEXT]]
         self._times = range(len(general), len(general) + len(self._phrases.phrases))
         self._general = Scan(general, [phrase.text for phrase in self._phrases.phrases])
-        self._after_rules = len(general)
         self._own: dict[str, Scan] = {}
         self._own_rules = {name: [r for r in rules if r.operator == name] for name in self.operators}
         self._codes = Codes(by_tier[Tier.STATUS], by_tier[Tier.REPLY])
-        self._kept = frozenset(address for rule in [*rules, *lists] for address in _addresses(rule))
+        self._kept = frozenset(address for rule in [*rules, *lists] for address in addresses(rule))
         self._suffixes = {suffix: o.id for o in self.operators.values() for suffix in o.mx}
         self._hosts: dict[str, str | None] = {}
-        self._verdicts: dict[tuple[object, ...], Classification] = {}
+        self._decisions: dict[_Key, _Decision] = {}
 
     @staticmethod
     def load(files: Mapping[str, str], local: Mapping[str, str] | None = None) -> RuleSet:
@@ -104,7 +116,7 @@ class RuleSet:
         """Return the rule set of TOML values already read; see `load`."""
         shipped = [from_values(name, values) for name, values in sorted(files.items())]
         own = [from_values(name, values, local=True) for name, values in sorted(local.items())]
-        return RuleSet(_overridden(sorted(shipped, key=lambda file: file.rank), own))
+        return RuleSet(overridden(sorted(shipped, key=lambda file: file.rank), own))
 
     def operator_of(self, host: str | None) -> str | None:
         """Return the id of the operator whose MX suffix `host` ends in; None for others and for None."""
@@ -133,35 +145,59 @@ class RuleSet:
         if status.action in _SUCCESS or (code is not None and code < 400):
             return self._success(status, operator)
         words = words_of(status.diagnostic, code, self._kept) if status.diagnostic else ""
+        delayed = status.action is Action.DELAYED
+        key = (words, code, status.status, status.command, operator, status.remote_mta is None, status.local, delayed)
+        decision = self._decisions.get(key)
+        if decision is None:
+            decision = self._decide(words, operator, status)
+            self._remember(key, decision)
+        verdict, lists, unnamed = decision
+        if not lists and not unnamed:
+            return verdict
+        # what is listed differs from reply to reply, and the words have it masked
+        text = (status.diagnostic or "")[:WORDS_LIMIT]
+        other = blocklist.unknown_list(text) if unnamed else None
+        found = (other,) if other else tuple(blocklist.mention(item, text) for item in lists)
+        return replace(verdict, blocklists=found)
+
+    def _remember(self, key: _Key, decision: _Decision) -> None:
+        """Keep a decision: replies come from few templates, and words have all that differs masked."""
+        if len(key[0]) > WORDS_KEPT:
+            return
+        if len(self._decisions) >= DECISIONS_KEPT:
+            self._decisions.clear()
+        self._decisions[key] = decision
+
+    def _decide(self, words: str, operator: str | None, status: DeliveryStatus) -> _Decision:
+        """Return the verdict on `words`, and the blocklists that they name."""
         if words.startswith(GATE_MARK):
-            return replace(_OURS, operator=operator)
-        if not words:
-            return self._verdict(self._codes.rule_of(code, status.status), _code_text(status), operator, status)
+            return _Decision(replace(_OURS, operator=operator))
         raw = words.encode(errors="replace")
-        hits = self._general.hits(raw)
+        hits = self._general.hits(raw) if words else []
         scan, index = self._first(hits, raw, operator, status)
         if scan is None:
-            rule, matched = self._codes.rule_of(code, status.status), _code_text(status)
+            rule, matched = self._codes.rule_of(status.reply_code, status.status), code_text(status)
         else:
-            rule = scan.rules[index]
-            found = scan.found(index, raw)
-            matched = found.group()[:MATCHED_LIMIT].decode(errors="replace") if found else _code_text(status)
-        if rule.category != "blocklisted" and (not hits or hits[-1] < self._lists.start):
-            return self._verdict(rule, matched, operator, status)
-        mentions = () if rule.tier is Tier.GUARD else self._mentions(hits, rule, words)
-        return self._verdict(rule, matched, operator, status, mentions, self._stated(hits, raw))
+            rule, matched = scan.rules[index], scan.matched(index, raw) or code_text(status)
+        # the host that spoke decides: words of Gmail's from any other server must not count as a refusal by Gmail
+        speaker = operator or (rule.operator if status.remote_mta is None else None)
+        verdict = judged(rule, matched, speaker, status)
+        if (wait := self._stated(hits, raw)) is not None:
+            verdict = replace(verdict, retry_after=wait)
+        lists = () if rule.tier is Tier.GUARD else self._named(hits, raw)
+        return _Decision(verdict, lists, unnamed=not lists and rule.category == "blocklisted")
 
     def _first(
         self, hits: list[int], raw: bytes, operator: str | None, status: DeliveryStatus
     ) -> tuple[Scan | None, int]:
         """Return the first rule that fires: local and guard rules, the operator's own, then the general ones."""
         general, codes = self._general, (status.reply_code, status.status, status.command)
-        first = next(general.firing(hits, *codes), None)
+        first = next(general.firing(hits, raw, codes), None)
         if first is not None and first < self._head_end:
             return general, first
         if operator is not None:
             own = self._scan_of(operator)
-            own_first = next(own.firing(own.hits(raw), *codes), None)
+            own_first = next(own.firing(own.hits(raw), raw, codes), None)
             if own_first is not None:
                 return own, own_first
         return (None, -1) if first is None else (general, first)
@@ -173,20 +209,17 @@ class RuleSet:
             scan = self._own[operator] = Scan(self._own_rules.get(operator, ()))
         return scan
 
-    def _mentions(self, hits: list[int], rule: Rule, words: str) -> tuple[BlocklistMention, ...]:
-        """Return the blocklists that the reply names or links; by operator only where no list of his is named."""
+    def _named(self, hits: list[int], raw: bytes) -> tuple[Blocklist, ...]:
+        """Return the blocklists that a reply names or links; by operator only where no list of his is named."""
         named: dict[str, Blocklist] = {}
         for index in hits:
-            if index in self._lists and self._general.fires(index, hits, None, None, None):
-                entry = self._general.rules[index]
-                if entry.blocklist and not (
-                    entry.weak and any(b.operator == entry.blocklist.operator for b in named.values())
-                ):
-                    named.setdefault(entry.blocklist.id, entry.blocklist)
-        found = tuple(blocklist.mention(item, words) for item in named.values())
-        if not found and rule.category == "blocklisted" and (other := blocklist.unknown_list(words)):
-            return (other,)
-        return found
+            entry = self._general.rules[index].blocklist if index in self._lists else None
+            if entry is None or not self._general.fires(index, hits, raw, NO_CODES):
+                continue
+            weak = self._general.rules[index].weak
+            if not (weak and any(other.operator == entry.operator for other in named.values())):
+                named.setdefault(entry.id, entry)
+        return tuple(named.values())
 
     def _stated(self, hits: list[int], raw: bytes) -> timedelta | None:
         """Return the first waiting time that the reply states."""
@@ -199,32 +232,12 @@ class RuleSet:
         rule = self._codes.rule_of(status.reply_code, status.status)
         name = rule.id if rule.category == "delivered" else "action-" + status.action
         return Classification(
-            _DELIVERED.class_, "delivered", _DELIVERED.advice, _DELIVERED.scope, name, _code_text(status), operator
+            _DELIVERED.class_, "delivered", _DELIVERED.advice, _DELIVERED.scope, name, code_text(status), operator
         )
-
-    def _verdict(
-        self,
-        rule: Rule,
-        matched: str,
-        operator: str | None,
-        status: DeliveryStatus,
-        mentions: tuple[BlocklistMention, ...] = (),
-        wait: timedelta | None = None,
-    ) -> Classification:
-        temporary = _temporary(status)
-        key = (rule.id, matched, operator, temporary, status.local)
-        known = self._verdicts.get(key)
-        if known is None:
-            known = _judged(rule, matched, operator or rule.operator, temporary, local=status.local)
-            if len(self._verdicts) < VERDICTS_KEPT:
-                self._verdicts[key] = known
-        if mentions or wait is not None:
-            return replace(known, blocklists=mentions, retry_after=wait)
-        return known
 
     def all_rules(self) -> tuple[Rule, ...]:
         """Return every rule, with those made of blocklists and of the first digit."""
-        made = tuple(rule for file in self.files for rule in _blocklist_rules(file))
+        made = tuple(rule for file in self.files for rule in blocklist_rules(file))
         return (*self.rules, *made, DEFAULT_4XX, DEFAULT_5XX, DEFAULT_NONE)
 
     def words(self, status: DeliveryStatus) -> str:
@@ -238,17 +251,17 @@ class RuleSet:
         raw = self.words(status).encode(errors="replace")
         verdict = self.classify(status)
         rows: list[tuple[Rule, str]] = []
-        general = [(self._general, i) for i in self._general.firing(self._general.hits(raw), *codes)]
+        general = [(self._general, i) for i in self._general.firing(self._general.hits(raw), raw, codes)]
         rows += [_row(s, i, raw) for s, i in general if i < self._head_end]
         if operator is not None:
             own = self._scan_of(operator)
-            rows += [_row(own, i, raw) for i in own.firing(own.hits(raw), *codes)]
+            rows += [_row(own, i, raw) for i in own.firing(own.hits(raw), raw, codes)]
         rows += [_row(s, i, raw) for s, i in general if i >= self._head_end]
-        rows += [(rule, _code_text(status)) for rule in self._codes.all_of(code, status.status)]
+        rows += [(rule, code_text(status)) for rule in self._codes.all_of(code, status.status)]
         seen: dict[str, Explanation] = {}
         for rule, matched in rows:
             decides = rule.id == verdict.rule
-            seen.setdefault(rule.id, Explanation(rule, matched or _code_text(status), decides, _why(rule)))
+            seen.setdefault(rule.id, Explanation(rule, matched or code_text(status), decides, _why(rule)))
         return list(seen.values())
 
     def _refuse_unknown_operators(self, rules: Iterable[Rule]) -> None:
@@ -258,8 +271,7 @@ class RuleSet:
 
 
 def _row(scan: Scan, index: int, raw: bytes) -> tuple[Rule, str]:
-    found = scan.found(index, raw)
-    return scan.rules[index], found.group()[:MATCHED_LIMIT].decode(errors="replace") if found else ""
+    return scan.rules[index], scan.matched(index, raw)
 
 
 _PLACES: Final = {
@@ -275,92 +287,3 @@ _PLACES: Final = {
 
 def _why(rule: Rule) -> str:
     return "the first digit" if rule.id.startswith("default-") else _PLACES[rule.tier]
-
-
-def _code_text(status: DeliveryStatus) -> str:
-    """Return the codes of `status` as matched text: ``550 5.1.1``; "" where it has none."""
-    return " ".join(str(part) for part in (status.reply_code, status.status) if part is not None)
-
-
-def _temporary(status: DeliveryStatus) -> bool | None:
-    """Return whether the codes claim a transient failure; None where there are none."""
-    if status.action is Action.DELAYED and status.reply_code is None:
-        return True
-    digit = first_digit(status.reply_code, status.status)
-    return None if digit is None else digit == 4
-
-
-def _judged(rule: Rule, matched: str, operator: str | None, temporary: bool | None, *, local: bool) -> Classification:
-    """Return the verdict of `rule`, tempered by the first digit and by who spoke (rules/README.md, "4xx and 5xx")."""
-    defaults = CATEGORIES[rule.category]
-    class_, advice = rule.class_ or defaults.class_, rule.advice or defaults.advice
-    if rule.category == "undetermined" and rule.class_ is None and temporary is False:
-        class_, advice = FailureClass.HARD, rule.advice or AdviceKind.FIX
-    if temporary and rule.class_ is None and class_ is FailureClass.HARD and rule.category != "inactive-mailbox":
-        class_, advice = FailureClass.SOFT, AdviceKind.RETRY
-    if rule.class_ is not None and rule.advice is None and rule.class_ is not defaults.class_:
-        advice = _ADVICE_OF[rule.class_]
-    if local and advice is AdviceKind.SUPPRESS:
-        advice = AdviceKind.FIX
-    return Classification(class_, rule.category, advice, rule.scope or defaults.scope, rule.id, matched, operator)
-
-
-_ADVICE_OF: Final = {
-    FailureClass.HARD: AdviceKind.FIX,
-    FailureClass.SOFT: AdviceKind.RETRY,
-    FailureClass.POLICY: AdviceKind.HOLD,
-    FailureClass.NONE: AdviceKind.NONE,
-}
-"""What a rule that changes only the class is taken to advise."""
-
-
-def _everywhere(rules: Iterable[Rule]) -> list[Rule]:
-    """Return the rules that do not wait for an operator to be known."""
-    return [rule for rule in rules if rule.operator is None or rule.anywhere]
-
-
-def _addresses(rule: Rule) -> list[str]:
-    """Return the mail addresses that a rule's patterns name, in lower case."""
-    patterns = (*rule.text, *rule.unless)
-    return [found for pattern in patterns if "@" in pattern for found in blocklist.addresses_in(pattern)]
-
-
-def _blocklist_rules(file: RuleFile) -> list[Rule]:
-    """Return the rules by which the blocklists of a file are recognised in replies."""
-    rules = []
-    for item in file.blocklists:
-        scope = Scope.SENDER_DOMAIN if item.domain and not item.ip else None
-        common = Rule(
-            f"blocklist-{item.id}", file.name, Tier.BLOCKLIST, item.category, scope=scope, unless=item.unless,
-            blocklist=item, source=item.source,
-        )  # fmt: skip
-        if item.text:
-            rules.append(replace(common, text=item.text))
-        if item.named:
-            rules.append(replace(common, text=item.named, weak=True))
-    return rules
-
-
-def _refuse_doubles(files: Iterable[RuleFile]) -> None:
-    """Raise for an id that stands twice."""
-    seen: dict[str, str] = {}
-    for file in files:
-        ids = [rule.id for rule in file.rules] + [item.id for item in file.times]
-        for name in ids + [f"blocklist-{item.id}" for item in file.blocklists]:
-            if name in seen:
-                raise RulesError(file.name, name, f"this id stands in {seen[name]} already")
-            seen[name] = file.name
-
-
-def _overridden(shipped: list[RuleFile], local: list[RuleFile]) -> list[RuleFile]:
-    """Return all files, local ones first; a local rule with a shipped rule's id takes its place."""
-    places = {rule.id: rule for file in shipped for rule in file.rules}
-    taken = {rule.id: rule for file in local for rule in file.rules if rule.id in places}
-    if not taken:
-        return local + shipped
-    moved = {
-        name: replace(rule, tier=places[name].tier, operator=rule.operator or places[name].operator)
-        for name, rule in taken.items()
-    }
-    kept = [replace(file, rules=tuple(r for r in file.rules if r.id not in taken)) for file in local]
-    return kept + [replace(file, rules=tuple(moved.get(r.id, r) for r in file.rules)) for file in shipped]

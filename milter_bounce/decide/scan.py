@@ -7,6 +7,7 @@ Linear in the text: RE2 has no backtracking.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Final
 
 import re2
@@ -27,6 +28,13 @@ ONE_BYTES: Final = 8 << 20
 CODES_KEPT: Final = 4096
 """Pairs of codes whose rules are remembered; a hostile sender cannot make it grow beyond."""
 
+MATCHED_LIMIT: Final = 200
+"""Bytes of matched text in a verdict."""
+
+CodesOf = tuple["int | None", "EnhancedStatus | None", "str | None"]
+"""Reply code, enhanced status and command of a status: the conditions beside the text."""
+
+NO_CODES: Final[CodesOf] = (None, None, None)
 _NEVER: Final = r"[^\x00-\x{10FFFF}]"  # stands in the Set for a rule without text: index of pattern = index of rule
 
 
@@ -65,8 +73,28 @@ def conditions_hold(rule: Rule, code: int | None, status: EnhancedStatus | None,
     return rule.command is None or command in rule.command
 
 
+# .{0,40} costs forty states in a Set, .* costs one
+_COUNTED: Final = re.compile(r"(?<!\\)\{([0-9]{1,4}),([0-9]{1,4})\}")
+_FEW: Final = 6
+
+
+def loosened(pattern: str) -> str:
+    """Return `pattern` without upper bounds on repetitions: matches all that it does, and more."""
+
+    def unbounded(found: re.Match[str]) -> str:
+        low, high = int(found[1]), int(found[2])
+        if high <= _FEW:
+            return found[0]
+        return "*" if low == 0 else "+" if low == 1 else f"{{{low},}}"
+
+    return _COUNTED.sub(unbounded, pattern)
+
+
 class Scan:
-    """One RE2 Set over the texts of `rules`; what it finds is in their order."""
+    """One RE2 Set over the texts of `rules`; what it finds is in their order.
+
+    The Set holds the texts loosened, so a hit of one that was is looked at again with the text as written.
+    """
 
     def __init__(self, rules: Sequence[Rule], extra: Sequence[str] = ()) -> None:
         """Compile `rules` and the `extra` patterns, whose hits are numbered after the rules'.
@@ -75,80 +103,83 @@ class Scan:
             RulesError: file, rule and what RE2 says.
         """
         self.rules = tuple(rules)
-        self.unless_from = len(rules) + len(extra)
         self._set = re2.Set.SearchSet(_options(SET_BYTES))
-        self._one: dict[int, re2._Regexp] = {}
+        self._patterns: list[str] = []
+        self._ones: dict[int, re2._Regexp] = {}
         self._bare = tuple(index for index, rule in enumerate(rules) if not rule.text)
-        self._bare_known: dict[tuple[object, ...], tuple[int, ...]] = {}
+        self._bare_known: dict[CodesOf, tuple[int, ...]] = {}
         for rule in rules:
             self._add(joined(rule.text) if rule.text else _NEVER, rule)
         for pattern in extra:
-            self._set.Add(pattern)
-        self._unless: dict[int, int] = {}
-        for index, rule in enumerate(rules):
-            if rule.unless:
-                self._unless[index] = self._add(joined(rule.unless), rule)
-        self.checked = frozenset(
-            index
-            for index, rule in enumerate(rules)
-            if rule.unless or rule.reply is not None or rule.status is not None or rule.command is not None
+            self._add(pattern, None)
+        self._unless = {i: self._add(joined(rule.unless), rule) for i, rule in enumerate(rules) if rule.unless}
+        self._loose = frozenset(i for i, pattern in enumerate(self._patterns) if loosened(pattern) != pattern)
+        self._conditional = frozenset(
+            i for i, r in enumerate(rules) if not (r.reply is None and r.status is None and r.command is None)
         )
-        if rules or extra:
+        self._plain = frozenset(range(len(rules))) - self._loose - self._conditional - frozenset(self._unless)
+        if self._patterns:
             self._set.Compile()
-        self._match = self._set._set.Match if rules or extra else None  # noqa: SLF001 - skips a layer on the hot path
+        self._match = self._set._set.Match if self._patterns else None  # noqa: SLF001 - skips a layer on the hot path
 
-    def _add(self, pattern: str, rule: Rule) -> int:
+    def _add(self, pattern: str, rule: Rule | None) -> int:
         try:
-            return int(self._set.Add(pattern.encode()))
+            self._set.Add(loosened(pattern).encode())
         except re2.error:
-            raise RulesError(rule.file, rule.id, f"RE2 cannot take the pattern: {why_not(pattern)}") from None
+            file, name = (rule.file, rule.id) if rule else ("times.toml", "a phrase")
+            raise RulesError(file, name, f"RE2 cannot take the pattern: {why_not(pattern)}") from None
+        self._patterns.append(pattern)
+        return len(self._patterns) - 1
 
     def hits(self, raw: bytes) -> list[int]:
-        """Return the numbers of all patterns found in `raw`, in order: rules, then extra ones, then `unless`."""
+        """Return the numbers of the patterns that may match `raw`, in order: rules, then extra ones, then `unless`."""
         return sorted(self._match(raw)) if self._match is not None else []
 
-    def bare(self, code: int | None, status: EnhancedStatus | None, command: str | None) -> tuple[int, ...]:
+    def bare(self, codes: CodesOf) -> tuple[int, ...]:
         """Return the rules without text whose conditions hold."""
         if not self._bare:
             return ()
-        key = (code, status, command)
-        known = self._bare_known.get(key)
+        known = self._bare_known.get(codes)
         if known is None:
-            known = tuple(i for i in self._bare if conditions_hold(self.rules[i], code, status, command))
+            known = tuple(i for i in self._bare if conditions_hold(self.rules[i], *codes))
             if len(self._bare_known) < CODES_KEPT:
-                self._bare_known[key] = known
+                self._bare_known[codes] = known
         return known
 
-    def fires(
-        self, index: int, hits: list[int], code: int | None, status: EnhancedStatus | None, command: str | None
-    ) -> bool:
+    def fires(self, index: int, hits: list[int], raw: bytes, codes: CodesOf) -> bool:
         """Return whether the rule `index`, one of `hits`, holds in all its conditions."""
-        if index not in self.checked:
+        if index in self._plain:
             return True
-        if self._unless.get(index, -1) in hits:
+        if index in self._conditional and not conditions_hold(self.rules[index], *codes):
             return False
-        return conditions_hold(self.rules[index], code, status, command)
+        if index in self._loose and not self._truly(index, raw):
+            return False
+        unless = self._unless.get(index)
+        return unless is None or unless not in hits or not self._truly(unless, raw)
 
-    def firing(
-        self, hits: list[int], code: int | None, status: EnhancedStatus | None, command: str | None
-    ) -> Iterator[int]:
+    def firing(self, hits: list[int], raw: bytes, codes: CodesOf) -> Iterator[int]:
         """Yield the rules that fire, first one first."""
-        bare, end = self.bare(code, status, command), len(self.rules)
+        bare, end = self.bare(codes), len(self.rules)
         for index in sorted((*hits, *bare)) if bare else hits:
             if index >= end:
                 return
-            if self.fires(index, hits, code, status, command):
+            if self.fires(index, hits, raw, codes):
                 yield index
 
-    def found(self, index: int, raw: bytes) -> re2._Match | None:
-        """Return where the rule `index` matches in `raw`; None for a rule without text."""
-        one = self._one.get(index)
+    def _one(self, index: int) -> re2._Regexp:
+        """Return one pattern compiled by itself, as written."""
+        one = self._ones.get(index)
         if one is None:
-            rule = self.rules[index]
-            if not rule.text:
-                return None
-            one = self._one[index] = compiled(joined(rule.text))
-        return one.search(raw)
+            one = self._ones[index] = compiled(self._patterns[index])
+        return one
+
+    def _truly(self, index: int, raw: bytes) -> bool:
+        return index not in self._loose or self._one(index).search(raw) is not None
+
+    def matched(self, index: int, raw: bytes) -> str:
+        """Return what the rule `index` matches in `raw`; "" for a rule without text."""
+        found = self._one(index).search(raw) if self.rules[index].text else None
+        return found.group()[:MATCHED_LIMIT].decode(errors="replace") if found else ""
 
 
 def why_not(pattern: str) -> str:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 WORDS_LIMIT: Final = 2048
 """Characters of a reply that rules look at: RFC 5321, 4.5.3.1.5 grants 512 a line, the longest real replies have four."""
 
+IP_MASK: Final = "0.0.0.0"  # noqa: S104 - nothing is bound to it
+ID_MASK: Final = "#"
 MASK: Final = "<@>"
 """What an address reads as, so that ``<nospam@example.com>: user unknown`` does not look like spam."""
 
@@ -31,11 +33,41 @@ _SAID: Final = re.compile(r"(?:[xX]-[A-Za-z0-9-]{1,20}|smtp|SMTP|lmtp) ?; ?|host
 _IN_REPLY: Final = " (in reply to "
 _ADDRESS: Final = re.compile(r"<?[^\s<>()\[\]\"',;:@]{1,64}@[^\s<>()\[\]\"',;:@]{1,255}>?")
 _ENDS: Final = ".!?"
+# what differs from reply to reply and means nothing to a rule; tags such as AS16012611 or OFR006_102 are shorter
+_NOISY: Final = re.compile(r"[0-9@]")
+_IP: Final = re.compile(
+    r"(?<![0-9A-Za-z.:])(?:(?!127\.)[0-9]{1,3}(?:\.[0-9]{1,3}){3}|[0-9a-fA-F]{1,4}(?::{1,2}[0-9a-fA-F]{1,4}){3,7})"
+    r"(?![0-9A-Za-z:]|\.[0-9])"
+)
+_TIME: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]{5,18}Z?")
+_ID: Final = re.compile(r"[A-Za-z0-9_+-]{12,}")
 _PLAIN: Final = str.maketrans({
     "\u2018": "'", "\u2019": "'", "\u201b": "'", "\u00b4": "'", "\u201c": '"', "\u201d": '"', "\u00ab": '"',
     "\u00bb": '"', "\u2010": "-", "\u2011": "-", "\u2012": "-", "\u2013": "-", "\u2014": "-", "\u2212": "-",
     "\u200b": None, "\u00ad": None, "\ufeff": None,
 })  # fmt: skip
+
+
+def _id_masked(found: re.Match[str]) -> str:
+    """Return `ID_MASK` for a run of letters and digits; a code before words ("550-SPF-check") and a number stay."""
+    run = found[0]
+    digits = sum(map(run[3:].count, "0123456789"))
+    return ID_MASK if digits > 2 and digits < len(run) - 3 - run.count("-") else run
+
+
+def _quiet(word: str, kept: AbstractSet[str]) -> str:
+    """Return `word` with addresses, IPs, times and ids in it masked; the tests before each spare most words its cost."""
+    if "@" in word:
+        word = _masked(word, kept)
+    if len(word) > 6:
+        colons = word.count(":")
+        if colons > 2 or word.count(".") > 2:
+            word = _IP.sub(IP_MASK, word)
+        if len(word) > 11:
+            if colons > 1:
+                word = _TIME.sub(ID_MASK, word)
+            word = _ID.sub(_id_masked, word)
+    return word
 
 
 def _masked(word: str, kept: AbstractSet[str]) -> str:
@@ -63,10 +95,8 @@ def words_of(text: str, code: int | None = None, kept: AbstractSet[str] = frozen
     text = strip_annotation(text[:WORDS_LIMIT])
     if not text.isascii():
         text = text.translate(_PLAIN)
-    parts = text.split()
-    if "@" in text:
-        parts = [_masked(word, kept) if "@" in word else word for word in parts]
-    line = " ".join(parts)
+    noisy = _NOISY.search
+    line = " ".join([_quiet(word, kept) if len(word) > 4 and noisy(word) else word for word in text.split()])
     while found := _SAID.match(line):
         line = line[found.end() :]
     cut = line.rfind(_IN_REPLY)
