@@ -40,9 +40,10 @@ def test_anywhere_means_the_same_without_a_known_mx(rule, example, host):
 
 
 def test_operators_share_no_mx_suffix():
-    """No MX suffix belongs to two operators, and every operator has one."""
+    """No MX suffix belongs to two operators or is a bare label, and every operator has one."""
     suffixes = Counter(suffix for file in OPERATOR_FILES for suffix in file.operator.mx)
     assert not [suffix for suffix, count in suffixes.items() if count > 1]
+    assert all("." in suffix for suffix in suffixes)
     assert all(file.operator.mx for file in OPERATOR_FILES)
 
 
