@@ -73,6 +73,10 @@ class LogReader:
                 self._by_tag[parts.tag] = reader
         return reader.read(parts)
 
+    def sender_of(self, queue_id: str | None) -> str | None:
+        """Return the envelope sender of a message of Postfix's; None where the log has not told."""
+        return self._postfix.senders.get(queue_id or "")
+
     def time_of(self, line: str) -> datetime | None:
         """Return when a line was written; None where it does not tell."""
         parts = split_line(line, self.stamps)

@@ -1,10 +1,10 @@
 """Fast walk through whole logs: the deliveries in a piece of text, all other lines passed over.
 
-Goes in: a piece of a log, whole lines. Comes out: the same deliveries that
-``log.LogReader`` finds there, successes of Postfix as a shorter noun. Does
-not: tell queue events, and so knows no senders.
+Goes in: a piece of a log, whole lines. Comes out: the same that
+``log.LogReader`` finds there, successes of Postfix as a shorter noun, for
+they are most of every log. Does not: judge.
 
-Why it may pass lines over: each delivery line of either MTA holds " stat"
+Why `scan` may pass lines over: each delivery line of either MTA holds " stat"
 (``status=``, ``stat=``), and most lines of a log do not.
 """
 
@@ -13,12 +13,13 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from .logline import Delivery
+from .logline import Delivery, Ignored
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from .log import LogReader
+    from .logline import LogEvent
 
 MARK: Final = " stat"
 SENDMAIL_MARK: Final = " stat="
@@ -26,7 +27,7 @@ SENDMAIL_MARK: Final = " stat="
 # One success in Postfix's plainest form; anything out of the ordinary (quotes and brackets in an address, an odd time
 # stamp) is left to LogReader, which knows all forms.
 _SENT: Final = re.compile(
-    r"(?:[A-Z][a-z]{2} [ 0-3][0-9] [0-9:]{8}|[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]{8,15}(?:Z|[+-][0-9:]{5})) [^ \n]{1,255} "
+    r"([A-Z][a-z]{2} [ 0-3][0-9] [0-9:]{8}|[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]{8,15}(?:Z|[+-][0-9:]{5})) [^ \n]{1,255} "
     r"[^ \[\]:\n]{1,100}/(?:smtp|lmtp|local|virtual|pipe|error|discard)\[[0-9]{1,10}\]: ([0-9A-Za-z]{5,20}): "
     r'to=<([^>"\n]+)>, (?:orig_to=<[^>"\n]*>, )?relay=([^\[ ,\n]+)[^ \n]*, (?:conn_use=[0-9]+, )?'
     r"delay=[0-9.]{1,19}, delays=[0-9./e+-]+, dsn=2\.[0-9]{1,3}\.[0-9]{1,3}, status=sent \("
@@ -35,6 +36,9 @@ _SENT: Final = re.compile(
 
 class Sent(NamedTuple):
     """One delivery by Postfix: all that a count needs."""
+
+    stamp: str
+    """Time stamp as it stands; `Stamps.read` makes a time of it."""
 
     queue_id: str
     recipient: str
@@ -65,3 +69,18 @@ def scan(text: str, reader: LogReader) -> Iterator[Sent | Delivery]:
                     yield event
         end = newline
         at = find(MARK, newline)
+
+
+def events(lines: Iterable[str], reader: LogReader) -> Iterator[Sent | LogEvent]:
+    """Return what the lines of a log tell, in their order; lines that tell nothing left out.
+
+    Raises: nothing, on any text. Limits: as `LogReader`.
+    """
+    match, feed = _SENT.match, reader.feed
+    for line in lines:
+        if found := match(line):
+            yield Sent._make(found.groups())
+            continue
+        for event in feed(line):
+            if type(event) is not Ignored:
+                yield event

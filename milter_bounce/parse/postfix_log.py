@@ -176,7 +176,9 @@ class PostfixReader:
     """Reader of Postfix's lines; remembers who sent which queue ID."""
 
     def __init__(self) -> None:
-        self._senders: dict[str, str] = {}
+        self.senders: dict[str, str] = {}
+        """Queue ID -> envelope sender."""
+
         self._message_ids: dict[str, str] = {}
 
     def read(self, line: LogLine) -> list[LogEvent]:
@@ -207,10 +209,10 @@ class PostfixReader:
             queue_id, sender = found[1], found[2] or "<>"
             if found[3]:
                 return [Expired(queue_id, sender, line.at)]
-            self._remember(self._senders, queue_id, sender)
+            self._remember(self.senders, queue_id, sender)
             return _NOTHING
         if found := _REMOVED.match(line.text):
-            self._senders.pop(found[1], None)
+            self.senders.pop(found[1], None)
             self._message_ids.pop(found[1], None)
             return [Removed(found[1], line.at)]
         return _NOTHING
@@ -252,7 +254,7 @@ class PostfixReader:
                 remote_ip=None if socket_path else _bare(address),
                 remote_port=_port(port),
                 command=words.command,
-                sender=self._senders.get(queue_id),
+                sender=self.senders.get(queue_id),
                 queue_id=queue_id,
                 message_id=self._message_ids.get(queue_id),
                 arrival_date=_before(line.at, delay),
@@ -287,7 +289,7 @@ class PostfixReader:
                 remote_mta=name or None,
                 remote_ip=None if address and "/" in address else _bare(address),
                 remote_port=_port(port),
-                sender=self._senders.get(queue_id),
+                sender=self.senders.get(queue_id),
                 queue_id=queue_id,
                 message_id=self._message_ids.get(queue_id),
                 last_attempt=line.at,

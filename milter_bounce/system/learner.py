@@ -17,6 +17,8 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from milter_bounce.delivery import Action
+from milter_bounce.parse import log_scan
+from milter_bounce.parse.log_scan import Sent
 from milter_bounce.parse.logline import Delivery, Expired, LogEvent, Removed
 from milter_bounce.pipeline import judge
 from milter_bounce.verdict import event, log_line, notice_line
@@ -92,7 +94,7 @@ class Learner:
         self._name, self._reader, self._store = name, reader, store
         self._log, self._notifier, self._events = log, notifier, events
         self._domains: dict[str, str | None] = {}
-        self._waiting: tuple[list[LogEvent], str | None] | None = None
+        self._waiting: tuple[list[Sent | LogEvent], str | None] | None = None
         self.use(rules, adviser, notifier)
 
     def use(self, rules: RuleSet, adviser: Adviser, notifier: Notifier) -> None:
@@ -103,7 +105,7 @@ class Learner:
     def take(self, batch: Batch, now: datetime) -> None:
         """Read the lines of a batch; `commit` learns from them."""
         self._reader.stamps.now = now
-        events = list(self._reader.feed_all(batch.lines))
+        events = list(log_scan.events(batch.lines, self._reader))
         self._waiting = (events, batch.position)
 
     def commit(self, now: datetime) -> int:
@@ -125,7 +127,11 @@ class Learner:
         self._tell(told)
         return count
 
-    def _learn(self, changes: Changes, found: LogEvent, now: datetime, told: Told) -> int:
+    def _learn(self, changes: Changes, found: Sent | LogEvent, now: datetime, told: Told) -> int:
+        if isinstance(found, Sent):
+            moment = _moment(self._reader.stamps.read(found.stamp), now)
+            self._delivered(changes, found.recipient, found.queue_id, found.relay, moment, told)
+            return 1
         if isinstance(found, Delivery):
             if found.ours or found.probe or not found.status.recipient:
                 return 0
@@ -140,11 +146,7 @@ class Learner:
     def _delivery(self, changes: Changes, status: DeliveryStatus, moment: datetime, told: Told) -> None:
         recipient = status.recipient or ""
         if status.action is Action.DELIVERED:
-            operator = self._operator(status.remote_mta)
-            ended = changes.delivered(recipient, moment, queue_id=status.queue_id, operator=operator)
-            if ended:
-                self._notice(ended, told)
-            self._learn_operator(changes, recipient, operator, moment)
+            self._delivered(changes, recipient, status.queue_id, status.remote_mta, moment, told)
             return
         outcome = judge(status, self._rules, changes.recall, self._adviser, moment)
         if outcome.classification.gate:
@@ -157,6 +159,14 @@ class Learner:
         self._notice(changes.record(outcome, moment), told)
         if status.remote_mta:
             self._learn_operator(changes, recipient, outcome.classification.operator, moment)
+
+    def _delivered(
+        self, changes: Changes, recipient: str, queue_id: str | None, relay: str | None, moment: datetime, told: Told
+    ) -> None:
+        sender = self._reader.sender_of(queue_id)
+        operator = self._operator(relay)
+        if ended := changes.delivered(recipient, moment, queue_id=queue_id, operator=operator, sender=sender):
+            self._notice(ended, told)
 
     def _learn_operator(self, changes: Changes, recipient: str, operator: str | None, moment: datetime) -> None:
         """Remember who runs a domain when that is news to us; a relay that nobody knows says nothing of the domain."""

@@ -121,7 +121,7 @@ class Counting:
         done, place = tally.sent, domain_of
         for found in scan(text, self._reader):
             if isinstance(found, Sent):
-                queue_id, recipient, relay = found
+                _, queue_id, recipient, relay = found
                 done.add(hash((queue_id, recipient)))
                 sent[relay, place(recipient)] += 1
             else:
