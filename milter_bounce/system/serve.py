@@ -224,7 +224,7 @@ class Server:
                 start = loop.create_unix_server
             else:
                 start = loop.create_server  # type: ignore[assignment]
-            self._servers.append(await start(lambda s=service: _Conversation(s, loop), sock=listening))  # type: ignore[misc]
+            self._servers.append(await start(lambda s=service: _Conversation(s, loop), sock=listening, backlog=BACKLOG))  # type: ignore[misc]
         self._sweeper = asyncio.create_task(self._sweep())
         return self
 

@@ -29,8 +29,11 @@ class Enforced(Postfix):
         parts: programs of ours that run.
     """
 
-    def __init__(self, folder: Path, over: dict | None = None, parts=("answerd", "logd"), **options) -> None:
+    def __init__(
+        self, folder: Path, over: dict | None = None, parts=("answerd", "logd"), *, annotate=False, **options
+    ) -> None:
         super().__init__(folder, **options)
+        self.annotate = annotate
         self.over, self.parts = over or {}, parts
         self.programs: dict[str, Program] = {}
         self.conf = self.folder / "milter-bounce.toml"
@@ -45,6 +48,7 @@ class Enforced(Postfix):
             "due": {"every_s": 0.2, "per_second": 200, "config_directory": str(self.etc)},
             **self.over,
         }
+        base["answer"]["annotate"] = self.annotate
         if "milterd" not in self.parts:
             base["milter"] = {"socket": ""}
         self.settings = settings_for(self, self.folder, **base)

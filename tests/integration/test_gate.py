@@ -45,7 +45,7 @@ def test_block_holds_one_operator_and_nobody_else(tmp_path):
     """From the refusal on no connection; others flow; submission is accepted; lifted by hand, a probe, then the rest."""
     refusing = [True]
     with Sinks() as sinks:
-        hard = sinks.add("hard.test", Script(mail=lambda _: BLOCKED if refusing[0] else ""))
+        hard = sinks.add("hard.test", Script(rcpt=lambda _: BLOCKED if refusing[0] else ""))
         ok = sinks.add("ok.test")
         over = {"block": {"ramp_m": 600.0, "probe_after_5xx_h": 240}}
         with Enforced(tmp_path / "p", over, routes={"hard.test": hard, "ok.test": ok}) as postfix:
@@ -53,6 +53,10 @@ def test_block_holds_one_operator_and_nobody_else(tmp_path):
             postfix.wait_for(lambda: "hard.test" in postfix.ours("blocks", "list"))
             corrected = [line for line in postfix.lines() if "to=<first@hard.test>" in line]
             assert re.search(r"dsn=4\.7\.1, status=deferred \(\[class=policy .* was=5\.7\.1\] host", corrected[0])
+            postfix.send(
+                "me@home.example", "other@ok.test"
+            )  # qmgr forgets its last resolver answer (resolve_clnt, 30 s)
+            postfix.wait_log("to=<other@ok.test>.*status=sent")
             made = hard.connections
             for number in range(20):
                 assert postfix.send("me@home.example", [f"u{number}@hard.test", f"u{number}@ok.test"]) == {}
