@@ -53,7 +53,6 @@ _SENDERS_WORDS = re.compile(
 _ALIAS = re.compile(
     rf"\(?(?:expanded|generated|originally|redirected) (?:from|to):?[ \t\n]+<?({ADDRESS})>?[\s)]*:?", re.IGNORECASE
 )
-_GREETED = re.compile(r"\s*(?:様|さま|さん|您好|님|,\s*$|،|，|:\s*$)?\s*$")
 _GREETING = re.compile(r"\s*(?:様|您好|님)|[,،，]?\s*$")
 
 

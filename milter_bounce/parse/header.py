@@ -27,7 +27,6 @@ VALUE_LIMIT: Final = 8192
 
 # RFC 5322, 3.6.8: field-name = 1*ftext, %d33-57 / %d59-126; blanks before the colon are obsolete syntax
 _FIELD = re.compile(r"^([!-9;-~]{1,100})[ \t]*:[ \t]*([^\n]*(?:\n[ \t][^\n]*)*)", re.MULTILINE)
-_FOLD = re.compile(r"[ \t]*\n[ \t]*")
 # RFC 2047, 2: encoded-word = "=?" charset "?" encoding "?" encoded-text "?="
 _ENCODED = re.compile(r"=\?([A-Za-z0-9._:-]{1,40})(?:\*[A-Za-z-]{0,20})?\?([bBqQ])\?([^?\n]{0,2000})\?=")
 _BETWEEN_ENCODED = re.compile(r"(\?=)[ \t\n]+(=\?)")
@@ -81,7 +80,7 @@ def as_text(raw: bytes) -> str:
 
 def unfolded(value: str) -> str:
     """Return a field's value on one line."""
-    return (_FOLD.sub(" ", value) if "\n" in value else value).strip()
+    return " ".join(line.strip(" \t") for line in value.split("\n")).strip() if "\n" in value else value.strip()
 
 
 def decoded(value: str | None) -> str:
@@ -141,7 +140,7 @@ def _parameter_value(rest: str) -> str:
     if rest[:1] == '"':
         end = rest.find('"', 1)
         inner = rest[1:end] if end > 0 else rest[1:].split("\n", 1)[0]
-        return _FOLD.sub("", inner).replace("\\", "")
+        return "".join(line.strip(" \t") for line in inner.split("\n")).replace("\\", "")
     return re.split(r"[;\s]", rest, maxsplit=1)[0]
 
 

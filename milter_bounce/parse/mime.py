@@ -45,7 +45,7 @@ TEXT_LIMIT: Final = 1 << 17
 
 _CONTENT_TYPE = re.compile(r"\s*\"?([A-Za-z0-9!#$&^_.+-]+/[A-Za-z0-9!#$&^_.+-]+)")
 _LOST_BOUNDARY = re.compile(
-    rb"^[ ]?--([^\s-][^\n]{0,200}?|-{1,60}[^\n]{1,200}?)[ \t]*\n(?i:content-[a-z-]+)[ \t]*:", re.MULTILINE
+    rb"^[ ]?--([^\s-][^\n]{0,200}?|-{1,60}[^\n]{1,200}?)[ \t]{0,20}\n(?i:content-[a-z-]+)[ \t]*:", re.MULTILINE
 )
 _BASE64_JUNK = re.compile(rb"[^A-Za-z0-9+/=]+")
 _ENVELOPED: Final = frozenset({"message/rfc822", "message/global", "message/news"})

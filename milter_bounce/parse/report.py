@@ -279,7 +279,9 @@ def _is_report(view: View, family: Family | None) -> bool:
         return bool(family) and subject and words
     both = view.null_sender and view.from_daemon
     return (
-        bool(family) or (subject and (words or both)) or (words and (both or (view.from_daemon and view.returns_message)))
+        bool(family)
+        or (subject and (words or both))
+        or (words and (both or (view.from_daemon and view.returns_message)))
     )
 
 

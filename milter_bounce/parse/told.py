@@ -60,7 +60,7 @@ _NO_RECIPIENT = re.compile(
     r"<<< 5[05][34][ -][^\n]{0,20}(?:[Nn]eed RCPT|RCPT first|no valid recipients|Valid RCPT|need RCPT|rcpt)"
 )
 _BARE_CODES = re.compile(r"[45][0-9]{2}(?:[ #-]{1,2}[45]\.[0-9]\.[0-9]{1,3})?[\s.]*")
-_REPLIED_TO = re.compile(r"\s*\(in reply to [^()]{2,60}\)")
+_REPLIED_TO = re.compile(r"\s{0,10}\(in reply to [^()]{2,60}\)")
 _PARAGRAPH = re.compile(r"\n[ \t]*\n")
 _RULE_LINE = re.compile(r"[ \t]*(?:-{3}|={3}|\*{3}|_{3})")
 _NEXT_LABEL = re.compile(r"[ \t]*[A-Z][A-Za-z-]{2,20}(?: [a-z]{2,12})?:[ \t]")

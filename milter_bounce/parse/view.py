@@ -36,7 +36,7 @@ _HEADER_TYPES: Final = frozenset({"text/rfc822-headers", "message/global-headers
 _HEADER_LINE = r"(?:Received|Return-[Pp]ath|Message-I[Dd]|DKIM-Signature|MIME-[Vv]ersion|X-[A-Z][A-Za-z-]{2,40}|Delivered-To|ARC-Seal|DomainKey-Signature|Envelope-to)[ \t]*:[^\n]*"
 _STARTS_AS_HEADER = re.compile(rf"\s*(?:From [^\n]*\n)?{_HEADER_LINE}\n(?:[ \t][^\n]*\n|[A-Za-z-]{{1,60}}[ \t]*:)")
 _HEADER_IN_TEXT = re.compile(
-    rf"^(?:>?From [^\n]{{3,200}}\n)?(?:{_HEADER_LINE}\n)(?:[ \t]+[^\n]*\n)*[A-Za-z][A-Za-z0-9-]{{1,60}}:[^\n]*",
+    rf"^(?:>?From [^\n]{{3,200}}\n)?(?:{_HEADER_LINE}\n)(?:[ \t][^\n]*\n)*[A-Za-z][A-Za-z0-9-]{{1,60}}:[^\n]*",
     re.MULTILINE,
 )
 

@@ -21,10 +21,12 @@ if TYPE_CHECKING:
 
 # "a@b" alone, then within three lines: #550 5.1.1 RESOLVER... ##, or: Remote Server returned '550 ...'
 _RETURNED = re.compile(
-    rf"^[ \t]*<?({ADDRESS})>?[ \t]*\n(?:[ \t]*[^\s@'\"]{{1,255}}[ \t]*\n){{0,2}}(?:[^\n'#“]{{0,160}}['“]([45][^\n]*(?:\n[^\n]+){{0,6}}?)['”][ \t]*$|[ \t]*#<?\s?([45][^\n#]*(?:\n[^\n#]+){{0,6}}?)[ \t]*(?:##|\n[ \t]*\n|$))",
+    rf"^[ \t]{{0,20}}<?({ADDRESS})>?[ \t]{{0,20}}\n(?:[ \t]{{0,20}}[^\s@'\"]{{1,255}}[ \t]{{0,20}}\n){{0,2}}"
+    r"(?:[^\n'#“]{0,160}['“]([45][^\n]{0,1000}(?:\n[^\n]{1,1000}){0,6}?)['”][ \t]{0,20}$"
+    r"|[ \t]{0,20}#<?\s?([45][^\n#]{0,1000}(?:\n[^\n#]{1,1000}){0,6}?)(?:##|\n[ \t]{0,20}\n|$))",
     re.MULTILINE,
 )
-_MORE_RETURNED = re.compile(r"^[^\n'“]{0,160}['“]([45][0-9]{2} [^\n]*)['”]?[ \t]*$", re.MULTILINE)
+_MORE_RETURNED = re.compile(r"^[^\n'“]{0,160}['“]([45][0-9]{2} [^\n]{0,1000})$", re.MULTILINE)
 # Exchange 2000/2003: <mx.example.net #5.1.1 smtp;550 5.1.1 ...>
 _BRACKETED = re.compile(
     r"<([^\s<>#]{1,255})? ?#([45]\.[0-9]\.[0-9]{1,3})(?: (?:smtp|x-[a-z]+);([^<>]*(?:<[^<>]*>[^<>]*)*))?>"
@@ -56,7 +58,7 @@ def _dated(words: str) -> list[Draft]:
     drafts = []
     for number, head in enumerate(heads):
         end = heads[number + 1].start() if number + 1 < len(heads) else len(words)
-        text = words[head.end() : end].strip()
+        text = words[head.end() : end][:3000].strip()
         bracketed = _BRACKETED.search(text)
         reply = (bracketed[3] or bracketed[2]) if bracketed else ""
         draft = Draft(recipient=clean(head[1]), diagnostic=reply or text[:700])

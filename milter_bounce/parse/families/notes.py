@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from milter_bounce.parse.view import View
 
 _FAILURE_REASONS = re.compile(r"^-{3,}[ ]*Failure Reasons[ ]*-{3,}[ \t]*$", re.MULTILINE | re.IGNORECASE)
-_ENDS = re.compile(r"^-{3,}[^\n]*-{3,}[ \t]*$", re.MULTILINE)
+_ENDS = re.compile(r"^---[^\n]{0,120}---[ \t]{0,20}$", re.MULTILINE)
 _DELIVERED_TO = re.compile(
     r"^[^\n]{0,60}(?:was not delivered to|wurde nicht zugestellt an|n'a pas été remis à|no se entregó a|non è stato consegnato a|is niet bezorgd bij)[ ]?:",
     re.MULTILINE | re.IGNORECASE,

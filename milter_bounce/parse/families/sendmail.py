@@ -29,14 +29,15 @@ LINES_LIMIT: Final = 2000
 """Lines of a transcript that are read."""
 
 _TRANSCRIPT = re.compile(
-    r"^[ \t]*-*[ \t]*(?:session )?transcript(?: of session follows)?[ \t]*:?-*[ \t]*$", re.IGNORECASE | re.MULTILINE
+    r"^[ \t]{0,20}-{0,40}[ \t]{0,20}(?:session )?transcript(?: of session follows)?[ \t]{0,20}:?-{0,40}[ \t]{0,20}$",
+    re.IGNORECASE | re.MULTILINE,
 )
 _TALKING = re.compile(r"[. \t]*[Ww]hile talking to ([^\s:]{1,255}?)\.?:?[ \t]*$")
 _ASKED = re.compile(r"[ \t]*>>> ([A-Za-z]{4})")
 _REPLIED = re.compile(r"[ \t]*<<< (.*)")
 _OWN = re.compile(rf"[ \t]*(?:([245][0-9][0-9])[ -](?:[245]\.[0-9]\.[0-9]{{1,3}} )?)?<?({ADDRESS})>?\.{{3}}[ \t]*(.*)")
 _OWN_HOST = re.compile(r"[ \t]*([245][0-9][0-9]) ([^\s@<>]{1,255}) \([^()]{1,30}\)\.{3}[ \t]*(.*)")
-_REASON = re.compile(r"\(reason:[ \t]*([^\n]*?)\)[ \t]*$", re.MULTILINE)
+_REASON = re.compile(r"\(reason:[ \t]{0,20}([^\n]{0,1000}?)\)[ \t]{0,20}$", re.MULTILINE)
 _VERBS: Final = {"MAIL": "MAIL", "RCPT": "RCPT", "DATA": "DATA", "EHLO": "EHLO", "HELO": "HELO", "STAR": "STARTTLS"}
 
 
