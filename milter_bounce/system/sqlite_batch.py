@@ -35,6 +35,7 @@ from milter_bounce.verdict import (
 
 from .sqlite_changes import HOUR_MS, Changes
 from .sqlite_hot import keys_of
+from .sqlite_keys import evidence_of, message_of, storable, storable_outcome
 from .sqlite_rows import (
     EPISODE,
     SUPPRESSION,
@@ -162,7 +163,7 @@ class SqliteBatch:
         """Return what matters for `status` under this classification."""
         if status.recipient is None or verdict.gate:
             return EMPTY_HISTORY
-        status = _storable(status)
+        status = storable(status)
         self._start()
         recipient = folded(status.recipient or "")
         episode, soft, hard, since = self._episode(recipient), 0, 0, None
@@ -175,7 +176,7 @@ class SqliteBatch:
             episode=episode,
             soft_bounces=soft,
             hard_bounces=hard,
-            refusals=self._refusals_of(key, paused, _evidence(status), now_ms),
+            refusals=self._refusals_of(key, paused, evidence_of(status), now_ms),
             block=self._hot.block(key, from_ms(now_ms)),
             suppression=self._suppression(recipient),
             backoff=self._hot.backoffs.get(paused) if paused else None,
@@ -189,7 +190,7 @@ class SqliteBatch:
         return int(time.time() * 1000) if self._latest_ms is None else self._latest_ms
 
     def _bounce_counts(self, recipient: str, status: DeliveryStatus) -> tuple[int, int]:
-        own, kinds = _message(status), Counter[str]()
+        own, kinds = message_of(status), Counter[str]()
         oldest = self._reference(status) - self._soft_window_ms
         for message, (at, kind) in self._bounced(recipient).items():
             if message != own and at >= oldest:
@@ -209,7 +210,7 @@ class SqliteBatch:
         """Remember one failed attempt or report; see `store.Batch.record`."""
         if outcome.genuine is False or outcome.classification.gate or outcome.status.recipient is None:
             return []
-        outcome = _storable_outcome(outcome)
+        outcome = storable_outcome(outcome)
         status, verdict = outcome.status, outcome.classification
         self._start()
         self._latest_ms = now_ms = to_ms(now)
@@ -241,7 +242,7 @@ class SqliteBatch:
             return self._ended(recipient, outcome, last, episode, now)
         self._put(recipient, episode)
         if advice.counts is not FailureClass.NONE:
-            self._new.bounces[recipient][_message(status)] = (now_ms, str(advice.counts))
+            self._new.bounces[recipient][message_of(status)] = (now_ms, str(advice.counts))
         if waits and status.queue_id is not None:
             first = now_ms if since is None else to_ms(since)
             self._wait(recipient, status.queue_id, first, episode, now_ms, ends=advice.kind is AdviceKind.SUPPRESS)
@@ -298,9 +299,9 @@ class SqliteBatch:
             self._put_block(block)
             return [notice] if notice else []
         if advice.block is None:
-            self._refuse(key, _evidence(status), to_ms(now))
+            self._refuse(key, evidence_of(status), to_ms(now))
             return []
-        refusals = self._refusals_of(key, None, _evidence(status), to_ms(now)) + 1
+        refusals = self._refusals_of(key, None, evidence_of(status), to_ms(now)) + 1
         block, notice = blocks.begin(key, status, verdict, advice, refusals, now, self._limits)
         self._put_block(block)
         for evidence in list(self._hot.refusals.get(key, ())):
@@ -342,7 +343,7 @@ class SqliteBatch:
             return []
         if advice.backoff_until is None:
             if advice.backoff is None:
-                self._refuse("~" + key, _evidence(status), to_ms(now))
+                self._refuse("~" + key, evidence_of(status), to_ms(now))
             return []
         last = self._hot.backoffs.get(key)
         since = last.since if last else now
@@ -480,34 +481,6 @@ class SqliteBatch:
             self._new.write(db, self._hot)
         self._store.learnt(self._new.operators)
         self._clear()
-
-
-def _storable(status: DeliveryStatus) -> DeliveryStatus:
-    """Return `status` with nothing in it that cannot be a key: bytes that were no UTF-8 come out escaped."""
-    keys = (status.recipient or "", status.queue_id or "", status.sender or "", status.message_id or "")
-    if all(map(str.isascii, keys)):
-        return status
-    recipient, queue_id, sender, message_id = (escaped(key) or None for key in keys)
-    return replace(status, recipient=recipient, queue_id=queue_id, sender=sender, message_id=message_id)
-
-
-def _storable_outcome(outcome: Outcome) -> Outcome:
-    """Return `outcome` with storable keys in status and advice."""
-    status, advice = _storable(outcome.status), outcome.advice
-    if status is outcome.status:
-        return outcome
-    block, backoff = (None if key is None else escaped(key) for key in (advice.block, advice.backoff))
-    return replace(outcome, status=status, advice=replace(advice, block=block, backoff=backoff))
-
-
-def _message(status: DeliveryStatus) -> str:
-    """Return by what an undelivered message is told from another one to the same recipient."""
-    return plain(status.message_id or status.queue_id or "", 255)
-
-
-def _evidence(status: DeliveryStatus) -> str:
-    """Return by what a refusal is told from another: retries of one message to one recipient count once."""
-    return f"{(status.queue_id or status.message_id or '')[:255]}\n{folded(status.recipient or '')}"
 
 
 def _ending(kind: NoticeKind, recipient: str, episode: Episode, now: datetime, queue_id: str | None) -> Notice:

@@ -22,7 +22,7 @@ from milter_bounce.verdict import FREE, BlockState
 from .sqlite_file import connect, explained, identity
 from .sqlite_hot import Hot
 from .sqlite_rows import EPISODE, SUPPRESSION, episode_of, suppression_of, to_ms
-from .store import Due
+from .store import Due, StoreError
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 
 STALE_S: Final = 0.2
 """Another program's block holds, and its lift frees, after this time at the latest."""
+
+REST_S: Final = 0.5
+"""A file that could not be read is not tried again for so long: opening it may take time, and answers may not."""
 
 WAIT_S: Final = 0.02
 """A reader waits only while the file is recovered after a crash; the answer is "no opinion" then."""
@@ -58,7 +61,8 @@ class Gate:
         self._db: sqlite3.Connection | None = None
         self._claims: sqlite3.Connection | None = None
         self._file: tuple[int, int] | None = None
-        self._looked = 0.0
+        self._looked = self._rest_until = 0.0
+        self._trouble: StoreError | None = None
         self._flushed: dict[tuple[str, str], datetime] = {}
         self._probed: dict[str, datetime] = {}
 
@@ -90,11 +94,18 @@ class Gate:
         return self._db
 
     def _rows(self, sql: str, values: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+        """Return the rows of a query; after a failure nothing is tried for `REST_S`, the error comes at once."""
+        if self._trouble is not None and time.monotonic() < self._rest_until:
+            raise type(self._trouble)(str(self._trouble))
         try:
-            return self._connection().execute(sql, values).fetchall()
-        except sqlite3.Error as error:
+            rows = self._connection().execute(sql, values).fetchall()
+        except (sqlite3.Error, StoreError) as error:
             self.close()
-            raise explained(self._path, error) from None
+            self._rest_until = time.monotonic() + REST_S
+            self._trouble = error if isinstance(error, StoreError) else explained(self._path, error)
+            raise self._trouble from None
+        self._trouble = None
+        return rows
 
     def suppression(self, recipient: str) -> Suppression | None:
         """Return the suppression of a folded address; None = there is none.

@@ -225,6 +225,21 @@ def test_store_check_tells_damage(store):
     assert store.check() != []
 
 
+def test_gate_rests_after_a_failure_and_recovers(path, store, monkeypatch):
+    """While the file cannot be read every question is answered at once, and soon after it can be all is well."""
+    rest = "milter_bounce.system.sqlite_gate.REST_S"
+    monkeypatch.setattr(rest, 3600.0)
+    path.mkdir()
+    with pytest.raises(StoreError, match="no plain file"):
+        store.gate_lookup(WHO, NOW)
+    path.rmdir()
+    with pytest.raises(StoreError, match="no plain file"):
+        store.gate_lookup(WHO, NOW)
+    monkeypatch.setattr(rest, 0.0)
+    store._gate._rest_until = 0.0
+    assert store.gate_lookup(WHO, NOW).kind is AdviceKind.NONE
+
+
 # several programs
 
 
