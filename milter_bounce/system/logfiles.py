@@ -5,7 +5,8 @@ backwards), whatever it is packed with. Does not: know what a line is.
 
 Limits: a packed file that unpacks to more than `RATIO` times its size, beyond
 the first `FREE_BYTES`, is a decompression bomb and ends with `LogFileError`.
-Devices, sockets and pipes are refused.
+Devices, sockets and pipes are refused. A .zst that was cut is read as far as it
+goes; every other damage is told.
 
 Security: opened without following a pipe's writer, read only.
 """

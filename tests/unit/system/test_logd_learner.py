@@ -1,0 +1,264 @@
+"""What logd does with a batch: the store, the lines, the notices - all or nothing."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import stat
+import time
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from milter_bounce.config import NotifySection, from_values
+from milter_bounce.parse.log import LogReader
+from milter_bounce.system.advising import make_adviser, make_store
+from milter_bounce.system.learner import Learner
+from milter_bounce.system.logtail import Batch
+from milter_bounce.system.maillog import MailLog
+from milter_bounce.system.notify import Notifier, as_mail
+from milter_bounce.system.rulefiles import load_rules
+from milter_bounce.system.store import StoreError
+from milter_bounce.verdict import Notice, NoticeKind
+
+NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
+RULES = load_rules()
+SAID = "host {relay}[192.0.2.9] said: {reply} (in reply to RCPT TO command)"
+
+
+def line(
+    reply, to="bob@example.net", status="deferred", dsn="4.2.2", queue_id="4cXyz", relay="mx.example.net", after_s=0
+):
+    """Return one delivery line, `after_s` seconds after the first."""
+    at = (NOW + timedelta(seconds=after_s)).isoformat()
+    said = reply if status == "sent" else SAID.format(relay=relay, reply=reply)
+    return (
+        f"{at} mx postfix/smtp[7]: {queue_id}: to=<{to}>, relay={relay}[192.0.2.9]:25, delay=1, delays=0/0/0/1, "
+        f"dsn={dsn}, status={status} ({said})"
+    )
+
+
+FULL = "452 4.2.2 mailbox full"
+
+
+class Desk:
+    """A learner with a store, a log and a notifier of its own."""
+
+    def __init__(self, folder, **notify):
+        self.settings = from_values(
+            {
+                "store": {"path": str(folder / "state.db"), "lock_wait_s": 0},
+                "log": {"output": "file", "output_file": str(folder / "advice.log")},
+                "notify": notify,
+            },
+            "test",
+        )
+        self.path = folder / "advice.log"
+        self.store = make_store(self.settings)
+        log = MailLog(self.settings.log, "logd")
+        self.learner = Learner(
+            "mail.log",
+            LogReader(NOW),
+            RULES,
+            make_adviser(self.settings),
+            self.store,
+            log,
+            Notifier(self.settings.notify, log),
+        )
+
+    def learn(self, *lines, position="here", now=NOW + timedelta(hours=1)):
+        self.learner.take(Batch(list(lines), position), now)
+        return self.learner.commit(now)
+
+    def lines(self):
+        return [text.split("]: ", 1)[1] for text in self.path.read_text().splitlines()] if self.path.exists() else []
+
+
+@pytest.fixture
+def desk(tmp_path):
+    return Desk(tmp_path)
+
+
+def test_failed_attempt_has_its_line_and_its_place(desk):
+    """One advice line, one episode, the position: together."""
+    assert desk.learn(line(FULL)) == 1
+    (said,) = desk.lines()
+    assert said.startswith(
+        "4cXyz: to=<bob@example.net>, operator=none, relay=mx.example.net[192.0.2.9]:25, dsn=4.2.2, "
+    )
+    assert "class=soft, category=mailbox-full" in said
+    assert desk.store.recipient("bob@example.net").episode.attempts == 1
+    assert desk.store.log_position("mail.log").cursor == "here"
+
+
+def test_delivery_ends_the_episode_with_a_line(desk):
+    """A success after failures is told with attempts and hours; one without is not."""
+    desk.learn(line(FULL), line(FULL, after_s=10_800), line("250 2.0.0 Ok", status="sent", dsn="2.0.0", after_s=14_400))
+    desk.learn(line("250 2.0.0 Ok", status="sent", dsn="2.0.0", to="new@example.net"))
+    told = desk.lines()
+    assert len(told) == 3
+    assert "notice=delivered" in told[2]
+    assert "attempts=2" in told[2]
+    assert desk.store.recipient("bob@example.net").episode is None
+
+
+def test_operator_is_learnt_from_the_relay(desk):
+    """Who runs a domain's mail comes from the log, for deliveries and for failures."""
+    google = "aspmx.l.google.com"
+    desk.learn(
+        line("250 2.0.0 Ok", status="sent", dsn="2.0.0", to="a@one.example", relay=google),
+        line(FULL, to="b@two.example", relay=google),
+    )
+    assert desk.store.recipient("a@one.example").operator == "google"
+    assert desk.store.recipient("x@two.example").operator == "google"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param(
+            "postfix/error[1]: 4cXyz: to=<a@example.net>, relay=none, delay=1, delays=0/0/0/1, dsn=4.7.1, "
+            "status=deferred (milter-bounce: held until 2026-11-21)",
+            id="gate",
+        ),
+        pytest.param(
+            "postfix/smtp[1]: 4cXyz: to=<a@example.net>, relay=mx[192.0.2.1]:25, delay=1, delays=0/0/0/1, dsn=5.1.1, "
+            "status=undeliverable (host mx[192.0.2.1] said: 550 5.1.1 no (in reply to RCPT TO command))",
+            id="probe",
+        ),
+        pytest.param("milter-bounce/logd[1]: 4cXyz: to=<a@example.net>, operator=none, class=soft", id="own-line"),
+    ],
+)
+def test_what_is_no_attempt_leaves_no_trace(desk, text):
+    """Our gate's answers, probes and our own lines count for nothing."""
+    assert desk.learn(f"{NOW.isoformat()} mx {text}") == 0
+    assert desk.lines() == []
+    assert desk.store.recipient("a@example.net").episode is None
+
+
+def test_expired_message_is_told_for_its_recipients(desk):
+    """The queue manager names no recipient; the store knows who waited."""
+    desk.learn(line(FULL))
+    desk.learn(
+        f"{NOW.isoformat()} mx postfix/qmgr[1]: 4cXyz: from=<me@example.com>, status=expired, returned to sender"
+    )
+    assert "to=<bob@example.net>" in desk.lines()[1]
+    assert "notice=" in desk.lines()[1]
+
+
+def test_locked_store_learns_and_tells_nothing_until_it_is_free(desk, tmp_path):
+    """Nothing is told that was not remembered; the same batch is taken again, once."""
+    desk.learn(line("250 2.0.0 Ok", status="sent", dsn="2.0.0"))
+    with sqlite3.connect(tmp_path / "state.db", isolation_level=None) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(StoreError):
+            desk.learn(line(FULL), position="there")
+        other.execute("ROLLBACK")
+    assert desk.lines() == []
+    assert desk.learner.commit(NOW) == 1
+    assert desk.learner.commit(NOW) == 0
+    assert len(desk.lines()) == 1
+    assert desk.store.log_position("mail.log").cursor == "there"
+
+
+@pytest.mark.parametrize(
+    ("at", "believed"),
+    [
+        pytest.param(NOW - timedelta(days=400), True, id="long-ago"),
+        pytest.param(NOW + timedelta(minutes=1), True, id="just-ahead"),
+        pytest.param(NOW + timedelta(days=4000), False, id="years-ahead"),
+    ],
+)
+def test_time_stamp_ahead_is_not_believed(desk, at, believed):
+    """A wrong clock's future does not put advice off for years."""
+    desk.learn(line(FULL, after_s=(at - NOW).total_seconds()), now=NOW)
+    first = desk.store.recipient("bob@example.net").episode.first_failure
+    assert first == (at if believed else NOW)
+
+
+def test_suspended_deliveries_do_not_add_up_to_a_block(desk):
+    """One refusal that the retry agent repeats for 50 messages is one refusal."""
+    reply = (
+        "host mta5.am0.yahoodns.net[192.0.2.74] refused to talk to me: 421 4.7.0 [TSS04] Messages temporarily deferred"
+    )
+    desk.learn(
+        *(
+            f"{NOW.isoformat()} mx postfix/error[1]: 4d{n:05}: to=<u{n}@yahoo.example>, relay=none, delay=1, delays=0/0/0/1, "
+            f"dsn=4.7.0, status=deferred (delivery temporarily suspended: {reply})"
+            for n in range(50)
+        )
+    )
+    assert len(desk.lines()) == 50
+    assert desk.store.blocks() == []
+
+
+def test_reply_quoting_an_operator_does_not_block_him(desk):
+    """Any server can speak Gmail's words: they count for the host that spoke."""
+    reply = "421 4.7.28 Gmail has detected an unusual rate of unsolicited mail originating from your IP address. gsmtp"
+    desk.learn(
+        *(
+            line(reply, dsn="4.7.28", to=f"u{n}@evil.example", queue_id=f"4d{n:05}", relay="mx.evil.example")
+            for n in range(40)
+        )
+    )
+    assert {block.key for block in desk.store.blocks()} == {"evil.example"}
+
+
+def blocked(desk, wait=lambda: True):
+    desk.learn(line("554 5.7.1 your host is blocked using zen.spamhaus.org", status="bounced", dsn="5.7.1"))
+    end = time.monotonic() + 10
+    while not wait() and time.monotonic() < end:
+        time.sleep(0.02)
+
+
+def test_block_is_told_once_to_program_and_mail(tmp_path):
+    """notify.command gets the block as JSON, notify.mail_to a mail; a second refusal tells nobody again."""
+    program = tmp_path / "notify"
+    program.write_text(f"#!/bin/sh\ncat >> {tmp_path}/$1\n")
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    sendmail = tmp_path / "sendmail"
+    sendmail.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/words\ncat >> {tmp_path}/mail\n')
+    sendmail.chmod(sendmail.stat().st_mode | stat.S_IXUSR)
+    desk = Desk(tmp_path, command=[str(program), "told"], mail_to=["root@example.com"], sendmail=str(sendmail))
+    blocked(desk, lambda: (tmp_path / "told").exists() and (tmp_path / "mail").exists())
+    blocked(desk)
+    time.sleep(0.3)
+    (told,) = (tmp_path / "told").read_text().splitlines()
+    assert json.loads(told)["notice"] == "block-began"
+    assert json.loads(told)["key"] == "example.net"
+    mail = (tmp_path / "mail").read_text()
+    assert mail.count("Subject: ") == 1
+    assert "Auto-Submitted: auto-generated" in mail
+    assert "root@example.com" in (tmp_path / "words").read_text()
+    assert any("notice=block-began" in text for text in desk.lines())
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        pytest.param("#!/bin/sh\necho broken >&2\nexit 3\n", "ended with status 3: broken", id="fails"),
+        pytest.param("#!/bin/sh\nexec sleep 30\n", "was ended after 1 s", id="hangs"),
+        pytest.param(None, "cannot be run", id="missing"),
+    ],
+)
+def test_program_that_fails_is_told(tmp_path, script, said):
+    """A notify.command that fails, hangs or is missing costs a warning, nothing else."""
+    program = tmp_path / "notify"
+    if script:
+        program.write_text(script)
+        program.chmod(0o755)
+    desk = Desk(tmp_path, command=[str(program)], timeout_s=1)
+    blocked(desk, lambda: any(said in text for text in desk.lines()))
+    assert any(said in text for text in desk.lines())
+
+
+def test_mail_cannot_be_forged_by_a_reply():
+    """Newlines and foreign letters in a key or a text do not reach the header as they are."""
+    notice = Notice(
+        NoticeKind.BLOCK_BEGAN, "evil.example\nBcc: all@example.org", NOW, text="554 \r\n\r\nnext \u202e line"
+    )
+    mail = as_mail(notice, NotifySection(mail_to=["root@example.com"], mail_from="mb@example.com"), "mx")
+    head, _, body = mail.partition(b"\n\n")
+    assert [text.partition(b":")[0] for text in head.splitlines()].count(b"Bcc") == 0
+    assert b"\\u202e" in body
+    assert mail.isascii()
