@@ -67,6 +67,26 @@ class _Decision(NamedTuple):
     """True where a list is meant that no table describes."""
 
 
+def shortened_operator(host: str, suffixes: Mapping[str, str]) -> str | None:
+    """Return the operator of a host name with its middle cut out, ``example-com.mail.p...ction.outlook.com``.
+
+    Sendmail logs 40 characters of relay= at most (shortenstring, seen on 8.17.1), which
+    cuts most of Microsoft 365's names. A suffix fits that ends in what is left of the end;
+    among several the one whose beginning is what is left of the beginning.
+    """
+    head, _, tail = host.partition("...")
+    if tail.count(".") == 0:
+        return None
+    fitting = [name for name in suffixes if name.endswith(tail)]
+    begun = [
+        name
+        for name in fitting
+        if any(("." + head).endswith("." + name[:size]) for size in range(1, len(name) - len(tail) + 1))
+    ]
+    found = {suffixes[name] for name in begun or fitting}
+    return found.pop() if len(found) == 1 else None
+
+
 class RuleSet:
     """All rules, compiled. Made by `load`; never changed afterwards."""
 
@@ -125,10 +145,13 @@ class RuleSet:
         known = self._hosts.get(host, "")
         if known != "":
             return known
-        labels = host.lower().rstrip(".").split(".")[-12:]
+        folded = host.lower().rstrip(".")
+        labels = folded.split(".")[-12:]
         found = next(
             (self._suffixes[name] for i in range(len(labels)) if (name := ".".join(labels[i:])) in self._suffixes), None
         )
+        if found is None and "..." in folded:
+            found = shortened_operator(folded, self._suffixes)
         if len(self._hosts) < HOSTS_KEPT:
             self._hosts[host] = found
         return found

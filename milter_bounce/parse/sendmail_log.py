@@ -66,6 +66,8 @@ _BORN: Final = re.compile(
 _GATE: Final = re.compile(
     r"ruleset=check_compat, arg1=(.{0,322}), arg2=(.{1,322}), relay=(.{0,322}), reject=(.{0,2000})"
 )
+# our own demands on a server's TLS (access map, tls_server): a line without queue ID, by the process that delivers
+_TLS: Final = re.compile(r"ruleset=tls_[a-z]{4,8}, arg1=.{0,100}, relay=.{0,322}, reject=(.{0,500})")
 _STAGE: Final = re.compile(r"timeout waiting for input from .{1,100} during client ([A-Za-z]{4,8})( status)?")
 _CTLADDR: Final = re.compile(r", ctladdr=.{1,320}$")
 # one address of to=: in brackets with quoted parts, or a bare word; the list is cut with one match after the other
@@ -203,7 +205,7 @@ def _said(fields: _Fields) -> str | None:
 def _verdict(fields: _Fields) -> _Verdict:
     """Return what a delivery line says: by reply=, then dsn=, and stat= only where nobody spoke."""
     dsn = EnhancedStatus.from_text(fields.dsn) if fields.dsn else None
-    word = fields.stat.partition(":")[0].partition(" (")[0]
+    word = _word(fields.stat)
     if reply := _said(fields):
         parts = parse_reply(reply)
         if parts.code:
@@ -217,7 +219,8 @@ def _verdict(fields: _Fields) -> _Verdict:
     if fields.reply is None and fields.ip and not fields.stat.startswith(_DEFERRED) and action is Action.FAILED:
         # an older release logs no reply= for a refusal: a server spoke, its words are lost, and stat= does not stand in for them
         return _Verdict(action, word, dsn, None, None, "smtp")
-    text = "" if fields.stat == "queued" else fields.stat.removeprefix(_DEFERRED)
+    # a bare "Deferred" or "queued" says nothing that dsn= does not say better
+    text = "" if fields.stat in {"queued", "Deferred"} else fields.stat.removeprefix(_DEFERRED)
     if fields.reply is not None and fields.reply.startswith(_OWN_REPLIES):
         text = fields.reply
     spoke = "dns" if any(w in fields.stat for w in _DNS_WORDS) else "x-unix"
@@ -255,6 +258,7 @@ class SendmailReader:
         self._senders: dict[str, tuple[str, str | None]] = {}
         self._gate: dict[tuple[str, str], str] = {}
         self._stages: dict[str, str] = {}
+        self._tls: dict[str | None, str] = {}
         self._by_word: dict[str, Callable[[LogLine, str, str], list[LogEvent]]] = {
             "to=": self._delivery,
             "fro": self._from,
@@ -274,7 +278,7 @@ class SendmailReader:
         text = line.text
         found = _LINE.match(text)
         if found is None:
-            return [_NOTHING]
+            return self._tls_refusal(line)
         at = found.end()
         return self._by_word.get(text[at : at + 3], self._other)(line, found[1], text[at:])
 
@@ -290,7 +294,8 @@ class SendmailReader:
             return [_REFUSED]
         if fields.stat == "queued" and fields.dsn is None:
             return [_QUEUED]
-        verdict = _verdict(fields)
+        word = self._tls.pop(line.pid, None) if self._tls else None
+        verdict = _verdict(fields) if word is None or fields.reply else _refused_by_us(fields, word)
         return [self._one(line, queue_id, recipient, fields, verdict) for recipient in fields.recipients] or [_NOTHING]
 
     def _sent(self, line: LogLine, queue_id: str, found: re.Match[str]) -> LogEvent:
@@ -375,6 +380,14 @@ class SendmailReader:
         if len(self._gate) > MEMO_LIMIT:
             del self._gate[next(iter(self._gate))]
 
+    def _tls_refusal(self, line: LogLine) -> list[LogEvent]:
+        """Take note of our own refusal of a server's TLS: the to= line that follows looks like the server's word."""
+        if line.text.startswith("ruleset=tls_") and (found := _TLS.match(line.text)):
+            if len(self._tls) >= MEMO_LIMIT:
+                self._tls.clear()
+            self._tls[line.pid] = found[1]
+        return [_NOTHING]
+
     def _timeout(self, line: LogLine, queue_id: str, text: str) -> list[LogEvent]:
         """Take note of the stage at which the remote server fell silent."""
         del line
@@ -402,6 +415,17 @@ class SendmailReader:
             sender, _ = self._senders.get(queue_id, _UNKNOWN)
             return [Expired(queue_id, sender, line.at)]
         return [Ignored("report")]
+
+
+def _refused_by_us(fields: _Fields, word: str) -> _Verdict:
+    """Return the verdict where our own side did not want a server as it is."""
+    dsn = EnhancedStatus.from_text(fields.dsn) if fields.dsn else None
+    return _Verdict(_action(dsn, None, fields.stat), _word(fields.stat), dsn, None, word, "x-unix", local=True)
+
+
+def _word(stat: str) -> str:
+    """Return the first words of stat=, without a reply or a host name."""
+    return stat.partition(":")[0].partition(" (")[0]
 
 
 def _gated(verdict: _Verdict, word: str | None) -> _Verdict:

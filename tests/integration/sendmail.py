@@ -135,6 +135,9 @@ define(`confTO_MAIL', `3s')dnl
 define(`confTO_RCPT', `3s')dnl
 define(`confTO_DATAINIT', `3s')dnl
 define(`confTO_DATAFINAL', `3s')dnl
+define(`confTO_QUIT', `3s')dnl
+define(`confTO_RSET', `3s')dnl
+define(`confTO_STARTTLS', `3s')dnl
 define(`confMIN_QUEUE_AGE', `2s')dnl
 define(`confPRIVACY_FLAGS', `authwarnings')dnl
 define(`confMAX_DAEMON_CHILDREN', `100')dnl
@@ -214,6 +217,7 @@ class Sendmail:
         extra: more lines of the .mc file, behind the fragments.
         queue_every: the interval of queue runs; None for none.
         port_of_sinks: for routes that name a host instead of a sink.
+        maps: file name -> key -> value: further hash maps in the folder, for `extra`.
     """
 
     def __init__(
@@ -227,6 +231,7 @@ class Sendmail:
         extra: str = "",
         queue_every: str | None = "1s",
         port_of_sinks: int = 12600,
+        maps: Mapping[str, Mapping[str, str]] | None = None,
     ) -> None:
         self.folder = folder
         self.queue_directory = folder / "mqueue"
@@ -241,6 +246,7 @@ class Sendmail:
         self.extra = extra
         self.queue_every = queue_every
         self.port_of_sinks = port_of_sinks
+        self.maps = dict(maps or {})
         self._daemon: subprocess.Popen[bytes] | None = None
         self._syslog: Syslog | None = None
 
@@ -298,6 +304,8 @@ class Sendmail:
         lda.write_text(LDA.format(mail=shlex.quote(str(self.mailboxes))))
         lda.chmod(0o755)
         self.write_routes()
+        for name, values in self.maps.items():
+            self._make_map(name, values)
         self.run("-bi")
 
     def _lines(self, name: str, *lines: str) -> None:
@@ -306,12 +314,16 @@ class Sendmail:
     def write_routes(self) -> None:
         """Write the mailertable; live at once."""
         routes = {d: f"sink:[{r.address}]" if isinstance(r, Sink) else r for d, r in self.routes.items()}
-        table = "".join(f"{domain}\t{route}\n" for domain, route in routes.items())
+        self._make_map("mailertable", routes)
+
+    def _make_map(self, name: str, values: Mapping[str, str]) -> None:
+        table = "".join(f"{key}\t{value}\n" for key, value in values.items())
         # 8.17's makemap wants a configuration, else it looks for /etc/mail/sendmail.cf
         subprocess.run(
-            [TREE / "usr/libexec/sendmail/makemap", "-C", self.cf, "hash", self.folder / "mailertable"],
+            [TREE / "usr/libexec/sendmail/makemap", "-C", self.cf, "hash", self.folder / name],
             input=table.encode(),
             check=True,
+            capture_output=True,
             env=_libraries(),
         )
 

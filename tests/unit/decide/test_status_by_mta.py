@@ -1,9 +1,10 @@
-"""A status that our own MTA made up is no ground for a verdict."""
+"""What Sendmail's log makes of a reply: a status made up, a host name cut short."""
 
 from __future__ import annotations
 
 import pytest
 
+from milter_bounce.decide.ruleset import shortened_operator
 from milter_bounce.delivery import DeliveryStatus, EnhancedStatus
 from milter_bounce.system.rulefiles import load_rules
 
@@ -26,3 +27,34 @@ def test_guessed_status_does_not_convict(reply, guess, category, advice):
     )  # fmt: skip
     verdict = load_rules().classify(status)
     assert (verdict.category, verdict.advice) == (category, advice)
+
+
+SUFFIXES = {
+    "mail.protection.outlook.com": "microsoft-365",
+    "olc.protection.outlook.com": "microsoft",
+    "google.com": "google",
+    "ess.barracudanetworks.com": "barracuda",
+}
+
+
+@pytest.mark.parametrize(
+    ("host", "operator"),
+    [
+        pytest.param("example-com.mail.p...ction.outlook.com", "microsoft-365", id="begun-before-the-cut"),
+        pytest.param("a-long-domain-name...ction.outlook.com", None, id="two-could-be-meant"),
+        pytest.param("some-company-com.o...ction.outlook.com", "microsoft", id="one-letter-decides"),
+        pytest.param("a-very-long-host-n...danetworks.com", "barracuda", id="only-one-fits"),
+        pytest.param("a-very-long-host-n...example.com", None, id="stranger"),
+        pytest.param("a-very-long-host-n...com", None, id="too-little-left"),
+        pytest.param("...", None, id="dots"),
+    ],
+)
+def test_operator_of_a_shortened_host(host, operator):
+    """The ends that are left decide where they can; a guess is no answer."""
+    assert shortened_operator(host, SUFFIXES) == operator
+
+
+def test_shortened_microsoft_365_host_is_known():
+    """With the shipped operators, through the rule set."""
+    rules = load_rules()
+    assert rules.operator_of("example-com.mail.p...ction.outlook.com") == "microsoft-365"

@@ -116,6 +116,7 @@ def test_reply_decides_then_dsn_never_stat(rest, action, status, code, diagnosti
             "stat=Deferred: Name server: example.net.: host name lookup failure",
             "delayed", "4.4.3", "Name server: example.net.: host name lookup failure", "dns", id="resolver",
         ),
+        pytest.param(f"{TAIL}, dsn=4.4.2, stat=Deferred", "delayed", "4.4.2", None, "x-unix", id="lost-at-end-of-data"),
         pytest.param(
             ", delay=00:00:00, mailer=esmtp, pri=30106, dsn=4.4.3, stat=queued", "delayed", "4.4.3", None, "x-unix",
             id="queued-for-a-map",
@@ -285,6 +286,18 @@ def test_stage_of_a_timeout_is_the_command():
     assert one(f"{stage}DATA status", tail).status.command == "EOD"
     first, second = [e for e in read(f"{stage}RCPT", tail, tail) if isinstance(e, Delivery)]
     assert (first.status.command, second.status.command) == ("RCPT", None)
+
+
+def test_our_own_demand_for_tls_is_no_remote_word():
+    """tls_server refuses in words that look like a reply; the server said nothing. The next message is not touched."""
+    reader = LogReader(NOW)
+    head = "Nov 20 17:52:53 mx sm-mta[30273]: "
+    word = "454 4.7.0 encryption too weak 0 less than 112"
+    assert reader.feed(f"{head}ruleset=tls_server, arg1=NONE, relay=mx.example.net, reject={word}") == [Ignored()]
+    line = f"{head}6AKHqrQ6030271: to=<a@example.net>{TAIL}, dsn=4.7.0, stat=Deferred: {word}"
+    (first,), (second,) = reader.feed(line), reader.feed(line)
+    assert (first.status.local, first.status.diagnostic, first.status.diagnostic_type) == (True, word, "x-unix")
+    assert (second.status.local, second.status.diagnostic_type) == (False, "smtp")
 
 
 GATE = ", delay=00:00:00, xdelay=00:00:00, mailer=esmtp, pri=30107, relay=mx.example.net., dsn=4.2.0, stat=Deferred"
