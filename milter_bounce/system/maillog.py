@@ -32,6 +32,9 @@ SEVERITY: Final = {"info": 6, "warning": 4, "error": 3, "notice": 5}
 LINE_LIMIT: Final = 2000
 """Characters in a line, all told: rsyslog's default cuts at 8 KiB, syslogd at 2 KiB, RFC 3164 asks for 1 KiB at least."""
 
+CHOOSE_AGAIN_S: Final = 5.0
+"""Seconds between two looks at where lines should go."""
+
 
 def _has_maillog_file(queue_directory: Path) -> bool:
     """Return whether Postfix's postlog service listens for us: its socket exists and may be written."""
@@ -52,9 +55,11 @@ class MailLog:
         self._lock = threading.Lock()
         self._socket: socket.socket | None = None
         self._lost = 0
+        self._chosen = time.monotonic()
         self.output = self._choose()
 
     def _choose(self) -> str:
+        """Return where lines go; Postfix may start after us, so "auto" asks again from time to time."""
         if self._settings.output != "auto":
             return self._settings.output
         if _has_maillog_file(Path(self._settings.queue_directory)):
@@ -68,11 +73,19 @@ class MailLog:
         """
         safe = printable(text, LINE_LIMIT) if not text.isprintable() or len(text) > LINE_LIMIT else text
         with self._lock:
+            if self._lost or time.monotonic() - self._chosen > CHOOSE_AGAIN_S:
+                self._choose_again()
             if self._lost and self._write(f"warning: {self._lost} lines were lost while the log was away", "warning"):
                 self._lost = 0
             sent = self._write(safe if severity == "info" else f"{severity}: {safe}", severity)
             self._lost += not sent
         return sent
+
+    def _choose_again(self) -> None:
+        self._chosen = time.monotonic()
+        if (output := self._choose()) != self.output:
+            self.output = output
+            self._close()
 
     def warning(self, text: str) -> bool:
         """Write one line that somebody should look at."""

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from tests.integration.postfix import Postfix
-from tests.integration.programs import Program, settings_for, toml
+from tests.integration.programs import Program, merged, settings_for, toml
 
 SECONDS_FOR_HOURS = 1 / 3600
 
@@ -46,8 +46,8 @@ class Enforced(Postfix):
             "answer": {f"{n}socket": f"unix:{sockets}/{n or 'answer_'}sock" for n in ("", "gate_", "policy_")},
             "advice": {"time_scale": SECONDS_FOR_HOURS},
             "due": {"every_s": 0.2, "per_second": 200, "config_directory": str(self.etc)},
-            **self.over,
         }
+        base = merged(base, self.over)
         base["answer"]["annotate"] = self.annotate
         if "milterd" not in self.parts:
             base["milter"] = {"socket": ""}

@@ -8,6 +8,7 @@ import socket
 import pytest
 
 from milter_bounce.config import LogSection
+from milter_bounce.system import maillog
 from milter_bounce.system.maillog import LINE_LIMIT, MailLog
 
 
@@ -98,6 +99,16 @@ def test_log_restarted_is_found_again(tmp_path, listener):
     second = listener(path)
     assert log.line("two")
     assert second.recv(4096).decode().endswith("two")
+
+
+def test_postfix_that_starts_later_gets_the_lines(tmp_path, listener, monkeypatch):
+    """What was standard output becomes Postfix's own log once that is there."""
+    monkeypatch.setattr(maillog, "CHOOSE_AGAIN_S", 0.0)
+    log = MailLog(LogSection(queue_directory=str(tmp_path), syslog_socket=str(tmp_path / "none")), "logd")
+    assert log.output == "stdout"
+    server = listener(tmp_path / "public" / "postlog")
+    assert log.line("hello")
+    assert server.recv(4096).decode().endswith("hello")
 
 
 def test_file_output_does_not_follow_a_symlink(tmp_path):
