@@ -216,9 +216,9 @@ def _templates(loaded: RuleSet, statuses: Iterable[DeliveryStatus]) -> tuple[Cou
     first: dict[str, DeliveryStatus] = {}
     for status in statuses:
         verdict = loaded.classify(status)
-        if verdict.gate or verdict.rule not in bare or verdict.category == "delivered" or not status.diagnostic:
+        if verdict.gate or verdict.rule not in bare or verdict.category == "delivered" or not loaded.words(status):
             continue
-        template = template_of(status.diagnostic)
+        template = template_of(status.diagnostic or "")
         if template in counts or len(counts) < TEMPLATES:
             counts[template] += 1
             first.setdefault(template, status)

@@ -27,6 +27,13 @@ if TYPE_CHECKING:
 TEXT_LIMIT: Final = 400
 """Characters of an answer: smtpd's reply lines end at 512 octets (RFC 5321, 4.5.3.1.5) and carry the address too."""
 
+CHECK_ADDRESS: Final = "milter-bounce-check@check.invalid"
+"""Asked by ``milter-bounce check``: the gate answers it in every mode, for "not found" is also what Postfix gets from
+the empty table behind a gate that is away. RFC 2606: nobody has mail under .invalid."""
+
+CHECK_STATUS: Final = "4.3.0 milter-bounce: check"
+"""The same for the status filter."""
+
 _DETAIL: Final = {
     # category -> subject and detail of its enhanced status (RFC 3463, 3; IANA registry)
     "mailbox-full": "2.2",

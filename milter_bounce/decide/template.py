@@ -73,7 +73,7 @@ def skeleton(template: str, example: str, *, rule_id: str, seen: str) -> str:
 
 
 def _literal(pattern: str) -> str:
-    return f"'{pattern}'" if "'" not in pattern else _quoted(pattern)
+    return f"'{pattern}'" if "'" not in pattern and pattern.isprintable() else _quoted(pattern)
 
 
 def _quoted(text: str) -> str:

@@ -1,0 +1,125 @@
+"""The commands classify and rules."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from milter_bounce.cli import main
+
+LISTED = "554 5.7.1 Service unavailable; Client host [192.0.2.1] blocked using zen.spamhaus.org"
+
+
+def run(*words, given=None):
+    return CliRunner().invoke(main, list(words), input=given)
+
+
+def test_cli_classify_prints_one_object_per_line():
+    """Plain replies and JSON objects may be mixed; each line gets one object."""
+    line = json.dumps({"response": "421 Message temporarily deferred", "remote_mta": "mta5.am0.yahoodns.net"})
+    result = run("classify", "--json", "-", given=f"550 5.1.1 User unknown\n{line}\n\n{{not json\n")
+    rows = [json.loads(row) for row in result.stdout.splitlines()]
+    assert result.exit_code == 0
+    assert [row["category"] for row in rows] == ["invalid-recipient", "poor-reputation", "undetermined", "undetermined"]
+    assert rows[0]["reply"] == "550"
+    assert rows[0]["status"] == "5.1.1"
+    assert rows[1]["operator"] == "yahoo"
+
+
+def test_cli_classify_prints_words_for_people():
+    """Without --json: the reply, the verdict, the rule, the lists."""
+    out = run("classify", LISTED).stdout
+    assert "policy / blocklisted / hold" in out
+    assert "zen.spamhaus.org (Spamhaus)" in out
+
+
+def test_cli_rules_check_finds_nothing_in_the_shipped_rules():
+    """The rules that ship pass their own check."""
+    result = run("rules", "check")
+    assert (result.exit_code, result.stdout.endswith("no findings\n")) == (0, True)
+
+
+def test_cli_rules_check_reports_local_faults(tmp_path):
+    """A local rule that misses its example is found: file, rule, reason, exit 1."""
+    folder = tmp_path / "rules.d"
+    folder.mkdir()
+    (folder / "own.toml").write_text(
+        '[[rule]]\nid = "own"\ncategory = "virus"\ntext = "x"\nsource = "2026"\nexamples = ["550 y"]\n'
+    )
+    conf = tmp_path / "conf.toml"
+    conf.write_text(f'[rules]\nlocal = "{folder}"\n')
+    result = run("rules", "check", "-c", str(conf))
+    assert result.exit_code == 1
+    assert f"{folder}/own.toml: own: does not match its example" in result.stdout
+
+
+def test_cli_rules_with_a_broken_file_exit_2(tmp_path):
+    """Rules that cannot be loaded: one line on standard error, exit 2."""
+    folder = tmp_path / "rules.d"
+    folder.mkdir()
+    (folder / "own.toml").write_text("[[rule]]\nid = 'own'\n")
+    conf = tmp_path / "conf.toml"
+    conf.write_text(f'[rules]\nlocal = "{folder}"\n')
+    result = run("classify", "-c", str(conf), "550 x")
+    assert result.exit_code == 2
+    assert result.stderr.count("\n") == 1
+    assert "own.toml: own: category" in result.stderr
+
+
+def test_cli_rules_test_tries_own_examples(tmp_path):
+    """Each example is held against what it asks for; a miss gives exit 1 and says what came out."""
+    path = tmp_path / "examples.toml"
+    path.write_text(
+        '[[example]]\ntext = "550 5.1.1 User unknown"\ncategory = "invalid-recipient"\n'
+        '[[example]]\ntext = "552 5.2.2 Mailbox full"\nadvice = "suppress"\n'
+    )
+    result = run("rules", "test", str(path))
+    assert result.exit_code == 1
+    assert "example 2: advice is retry" in result.stdout
+    assert "2 examples, 1 as expected, 1 not" in result.stdout
+
+
+def test_cli_rules_show_tells_all_of_a_rule():
+    """Conditions, verdict, source and examples."""
+    out = run("rules", "show", "greylisted").stdout
+    for word in ("text/rates.toml", "soft / greylisted / retry", "source", "example"):
+        assert word in out
+
+
+def test_cli_rules_show_of_an_unknown_id_exits_2():
+    """A wrong id: one line that names near ones."""
+    result = run("rules", "show", "greyliste")
+    assert result.exit_code == 2
+    assert "did you mean greylisted" in result.stderr
+
+
+def test_cli_rules_explain_shows_the_order():
+    """Every rule that matches, the first one marked."""
+    rows = [json.loads(row) for row in run("rules", "explain", "--json", LISTED).stdout.splitlines()]
+    assert rows[0]["rule"] == "blocklist-spamhaus-zen"
+    assert [row["decides"] for row in rows] == [True] + [False] * (len(rows) - 1)
+    assert "decides" in run("rules", "explain", LISTED, "--remote-mta", "mx.example.com").stdout
+
+
+@pytest.mark.parametrize("flag", [[], ["--json"]])
+def test_cli_rules_unmatched_groups_by_template(tmp_path, flag):
+    """Replies that only a code decided come as templates with counts and a rule skeleton."""
+    log = tmp_path / "mail.log"
+    log.write_text(
+        "".join(
+            f"2026-11-20T10:00:0{i}+00:00 mx postfix/smtp[7]: 4cXyz{i}: to=<u{i}@example.net>, "
+            f"relay=mx.example.net[192.0.2.1]:25, delay=1, delays=0/0/0/1, dsn=5.0.0, status=bounced "
+            f"(host mx.example.net[192.0.2.1] said: 550 Quux zork {i} for <u{i}@example.net> (in reply to RCPT TO command))\n"
+            for i in range(3)
+        )
+    )
+    result = run("rules", "unmatched", *flag, str(log))
+    assert result.exit_code == 1
+    if flag:
+        row = json.loads(result.stdout)
+        assert (row["count"], row["template"]) == (3, "550 Quux zork N for <@>")
+    else:
+        assert "# 3 times" in result.stdout
+        assert "text = 'Quux zork [0-9]+ for <@>'" in result.stdout
