@@ -344,6 +344,9 @@ class DnsSection(_Section):
     learn: bool = True
     """Watch addresses too that refusals name as ours ("your IP [192.0.2.1]"): from the second refusal on."""
 
+    watch: bool = True
+    """Ask the lists at all. Off: dnsd only looks up operators (dns.operators)."""
+
     lists: list[str] = []
     """The lists to watch, by zone. Empty: every live one of rules/blocklists.toml, but for parts of another, scores,
     allow lists, and lists that want a key or a registration; with their key in keys_file those too. A dead list is

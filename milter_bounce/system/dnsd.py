@@ -53,7 +53,7 @@ from milter_bounce.verdict import notice_line, printable
 
 from . import nanny
 from .advising import make_store
-from .dnsledger import GRACE, lifts, listing_facts, listing_line, notice_text, updated
+from .dnsledger import GRACE, ended_text, lifts, listing_facts, listing_line, notice_text, updated
 from .dnslists import REMEDY, Watchlist, make_resolver, own_subjects, watchlist, zone_name
 from .dnsmail import mail_domains
 from .dnswatch import Finding, Watcher
@@ -69,7 +69,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
     from pathlib import Path
 
-    from milter_bounce.config import Settings
+    from milter_bounce.config import Settings, StoreSection
     from milter_bounce.decide.ruleset import RuleSet
 
     from .resolver import Resolver
@@ -92,7 +92,7 @@ LEARNT_AFTER: Final = 2
 """Refusals that must name an address before it counts as ours: one reply can say anything."""
 
 NAMED_DAYS: Final = timedelta(days=30)
-LOCK_WAIT_S: Final = 1.0
+LOCK_WAIT_S: Final = 0.5
 """How long the event loop may wait for another program's write; what is not written now is written next time."""
 
 
@@ -112,7 +112,8 @@ class Setup:
         """
         self.settings = settings
         self.rules: RuleSet = load_rules(settings)
-        self.lists: Watchlist = watchlist(settings.dns, self.rules.blocklists, config_name)
+        lists = watchlist(settings.dns, self.rules.blocklists, config_name)
+        self.lists = lists if settings.dns.watch else Watchlist((), {}, {})
         self.own: tuple[str, ...] = own_subjects(settings.dns)
 
 
@@ -178,6 +179,12 @@ class Dnsd:
     def _load(self) -> None:
         self._records = self._dns.listings()
         self._names = self._dns.names()
+        usable = self.setup.lists.usable.values()
+        ours = self.subjects()
+        keep = {(subject, zone.zone) for zone in usable for subject in (*ours, *self._named_on(zone))}
+        if gone := self._records.keys() - keep:
+            self._dns.forget_listings(gone)
+            self._records = {key: record for key, record in self._records.items() if key in keep}
 
     def _safely(self, act: Callable[[], object]) -> bool:
         """Do something with the store; one warning when it is away, one line when it is back."""
@@ -256,6 +263,8 @@ class Dnsd:
                 self._tell(listing_facts(finding.zone, record), subject, notice_text(finding.zone, record))
             elif happened.ended and last is not None:
                 self._say(listing_line(finding.zone, record, last))
+                subject = f"{finding.subject} is no longer listed on {finding.zone.zone}"
+                self._tell(listing_facts(finding.zone, record, last), subject, ended_text(finding.zone, record, last))
         if changed:
             self._safely(lambda: self._dns.put_listings(changed))
 
@@ -335,12 +344,8 @@ class Dnsd:
             lambda: news.append(self._dns.put_health(zone.zone, str(family), ok=health.ok, why=health.why, now=_now()))
         )
         (self._refusers.add if health.refused else self._refusers.discard)(zone.zone)
-        # a list without entries for one family (IPv6, mostly) is no trouble that anybody could mend
-        if news == [True] and (not health.ok or zone.zone in self._trouble or self._seen(zone)):
+        if news == [True]:
             self._trouble[f"{zone.zone} ({family})" if len(zone.families) > 1 else zone.zone] = (health.ok, health)
-
-    def _seen(self, zone: Zone) -> bool:
-        return any(name == zone.zone and record.why for (_, name), record in self._records.items())
 
     async def _grumble(self) -> None:
         """Write one line for all lists that came into the same trouble at about the same time."""
@@ -445,6 +450,11 @@ async def _until_told(dnsd: Dnsd, reload: Callable[[], Setup | None], heart: Hea
     heart.stopping()
 
 
+def _patient(section: StoreSection) -> StoreSection:
+    """Return the store's section with a wait that does not stall the event loop."""
+    return section.model_copy(update={"lock_wait_s": min(section.lock_wait_s, LOCK_WAIT_S)})
+
+
 def main(settings: Settings, config_path: Path | None = None, **_options: object) -> int:
     """Run dnsd until TERM; return the exit status.
 
@@ -455,7 +465,7 @@ def main(settings: Settings, config_path: Path | None = None, **_options: object
     nanny.drop_privileges(settings)
     setup = Setup(settings, name)
     log = MailLog(settings.log, "dnsd")
-    store = make_store(settings)
+    store = make_store(settings.model_copy(update={"store": _patient(settings.store)}))
     notifier = Notifier(settings.notify, log)
     dnsd = Dnsd(setup, store, DnsStore(settings.store.path, LOCK_WAIT_S), log.line, notifier.announce)
 

@@ -85,12 +85,13 @@ def listing_line(zone: Zone, record: ListingRecord, before: ListingRecord | None
     return line
 
 
-def listing_facts(zone: Zone, record: ListingRecord) -> dict[str, object]:
-    """Return a listing that began as the JSON object for the administrator's own program."""
+def listing_facts(zone: Zone, record: ListingRecord, before: ListingRecord | None = None) -> dict[str, object]:
+    """Return a listing that began, or, given `before`, that ended, as JSON for the administrator's own program."""
     return {
-        "notice": "listing-began",
+        "notice": "listing-began" if before is None else "listing-ended",
         "key": record.subject,
         "at": stamp(record.since),
+        "since": stamp((before or record).since),
         "blocklist": zone.zone,
         "operator": zone.operator or None,
         "weight": zone.weight,
@@ -115,6 +116,15 @@ def notice_text(zone: Zone, record: ListingRecord) -> str:
     if zone.weight == "advise":
         lines.append("milter-bounce holds no mail because of this list.")
     return "\n".join(lines)
+
+
+def ended_text(zone: Zone, record: ListingRecord, before: ListingRecord) -> str:
+    """Return what the administrator is told of a listing that ended."""
+    hours = (record.since - before.since).total_seconds() / 3600
+    return (
+        f"{record.subject} is no longer listed on {zone.zone} ({zone.operator or 'operator unknown'}).\n"
+        f"Listed since {stamp(before.since)}, {hours:.1f} hours. Blocks for which no other list speaks are lifted."
+    )
 
 
 @dataclass(frozen=True, slots=True)

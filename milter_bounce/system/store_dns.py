@@ -225,22 +225,19 @@ class DnsStore:
         with self._transaction() as db:
             db.executemany("INSERT OR REPLACE INTO dns_listing VALUES (?,?,?,?,?,?,?,?,?,?,?,?)", rows)
 
-    def forget_listings(self, keep: Iterable[tuple[str, str]]) -> None:
-        """Remove the listings of subjects and lists that are no longer watched."""
-        wanted = set(keep)
+    def forget_listings(self, gone: Iterable[tuple[str, str]]) -> None:
+        """Remove the listings of (subject, zone) pairs that are no longer watched."""
         with self._transaction() as db:
-            there = db.execute("SELECT subject, zone FROM dns_listing").fetchall()
-            gone = [key for key in there if key not in wanted]
             db.executemany("DELETE FROM dns_listing WHERE subject = ? AND zone = ?", gone)
 
     def put_health(self, zone: str, family: str, *, ok: bool, why: str, now: datetime) -> bool:
-        """Remember whether a list is to be believed; return whether that is news."""
+        """Remember whether a list is to be believed; return whether that is news. A list is, until it shows otherwise."""
         with self._transaction() as db:
             last = db.execute(
                 "SELECT ok, since FROM dns_health WHERE zone = ? AND family = ?", (zone, family)
             ).fetchone()
-            news = last is None or bool(last[0]) is not ok
-            since = _epoch(now) if news else last[1]
+            news = (last is None or bool(last[0])) is not ok
+            since = _epoch(now) if news or last is None else last[1]
             row = (zone, family, ok, why, since, _epoch(now))
             db.execute("INSERT OR REPLACE INTO dns_health VALUES (?,?,?,?,?,?)", row)
         return news

@@ -103,6 +103,8 @@ def test_listing_begins_and_ends_in_log_store_and_notice(tmp_path, lists, resolv
         ended = dnsd.wait_line("notice=listing-ended")
         assert f"listing={US}, notice=listing-ended, blocklist={ZEN}" in ended[0]
         assert len(dnsd.lines("notice=listing")) == 2
+        wait_for(lambda: heard.read_text().count("\n") == 2)
+        assert json.loads(heard.read_text().splitlines()[1])["notice"] == "listing-ended"
 
 
 def test_restart_tells_nothing_twice(tmp_path, lists, resolver):
@@ -147,6 +149,46 @@ def test_lists_in_the_same_trouble_share_a_line(tmp_path, lists, resolver):
         told = dnsd.wait_line("not believed")
         assert all(zone in told[0] for zone in (ZEN, COP, PSBL))
         assert {record.state for record in store.listings().values()} == {"not-listed"}
+        assert dnsd.process.poll() is None
+
+
+def test_list_that_is_well_again_is_told(tmp_path, lists, resolver):
+    """A list that was not believed and is again is one line each way."""
+    lists.change(COP, "ip", ["203.0.113.1"])
+    with Dnsd(tmp_path, resolver) as dnsd:
+        assert f"blocklists not believed: {COP}: does not list its own test entry" in dnsd.wait_line("not believed")[0]
+        lists.change(COP, "ip", TEST)
+        assert dnsd.wait_line("believed again")[0].endswith(f"blocklists believed again: {COP}")
+        assert ZEN not in "".join(dnsd.lines("believed"))
+
+
+def test_what_is_no_longer_watched_is_forgotten(tmp_path, lists, resolver):
+    """After a restart with another address the old one's records are gone."""
+    del lists
+    store = DnsStore(tmp_path / "state.db")
+    with Dnsd(tmp_path, resolver) as dnsd:
+        wait_for(lambda: len(store.listings()) == 2)
+        dnsd.stop()
+        dnsd.path.write_text(toml(configuration(tmp_path, resolver, addresses=[OTHER])))
+        dnsd.start()
+        wait_for(lambda: {subject for subject, _ in store.listings()} == {OTHER})
+        assert len(store.listings()) == 2
+
+
+def test_store_that_is_away_costs_no_line(tmp_path, lists, resolver):
+    """With the store's folder gone listings are still told; one warning, and it is back by itself."""
+    away = tmp_path / "store"
+    settings = configuration(tmp_path, resolver) | {"store": {"path": str(away / "state.db")}}
+    dnsd = Dnsd(tmp_path, resolver)
+    dnsd.path.write_text(toml(settings))
+    lists.change(ZEN, "ip", [*TEST, US])
+    with dnsd:
+        dnsd.wait_line("notice=listing-began")
+        assert len(dnsd.wait_line("the store is away")) == 1
+        away.mkdir()
+        dnsd.wait_line("the store is back")
+        wait_for(lambda: DnsStore(away / "state.db").listings())
+        assert len(dnsd.lines("notice=listing-began")) == 1
 
 
 def test_refusal_that_names_a_list_is_looked_at_at_once(tmp_path, lists, resolver):
