@@ -189,8 +189,11 @@ def _tail(text: str) -> re.Match[str] | None:
 
 
 def _action(dsn: EnhancedStatus | None, code: int | None, stat: str) -> Action:
-    """Return what became of the recipient: dsn= is the MTA's decision, the code and stat= stand in where it is missing."""
-    digit = dsn.class_ if dsn else code // 100 if code else {"Sent": 2, "Defe": 4, "queu": 4}.get(stat[:4], 5)
+    """Return what became of the recipient.
+
+    The reply code is what Sendmail itself goes by: a ``421 5.7.32`` stays queued, though dsn= says 5.7.32 (seen).
+    """
+    digit = code // 100 if code else dsn.class_ if dsn else {"Sent": 2, "Defe": 4, "queu": 4}.get(stat[:4], 5)
     return {2: Action.DELIVERED, 4: Action.DELAYED}.get(digit, Action.FAILED)
 
 

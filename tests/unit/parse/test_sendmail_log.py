@@ -48,6 +48,10 @@ def one(*texts: str) -> Delivery:
             "failed", "5.7.1", 554, "554 5.7.1 Spam message rejected", id="data-554-dsn-is-made-up",
         ),
         pytest.param(
+            "dsn=5.7.32, reply=421 5.7.32 not aligned, stat=Deferred: 421 5.7.32 not aligned",
+            "delayed", "5.7.32", 421, "421 5.7.32 not aligned", id="code-and-status-disagree",
+        ),
+        pytest.param(
             "dsn=4.0.0, reply=421 4.7.0 [TSS04] later, stat=Deferred: Connection reset by mx.example.net.",
             "delayed", "4.7.0", 421, "421 4.7.0 [TSS04] later", id="closed-after-421",
         ),
@@ -473,3 +477,21 @@ class TestRealLog:
         left = [line for line, events in self.events(name) if events == [Ignored()]]
         assert left
         assert [line for line in left if not any(word in line for word in known)] == []
+
+
+def test_one_file_with_both_mtas_is_read():
+    """Each line is known by its own form: Postfix's and Sendmail's take turns in one log."""
+    reader = LogReader(NOW)
+    lines = [
+        (
+            "Nov 20 17:00:00 mx postfix/smtp[1]: 4cXyz1234: to=<p@example.net>, relay=mx.example.net[192.0.2.5]:25, delay=1, "
+            "delays=0/0/0/1, dsn=5.1.1, status=bounced (host mx.example.net[192.0.2.5] said: 550 5.1.1 no (in reply to RCPT "
+            "TO command))"
+        ),
+        f"{HEAD}to=<s@example.net>{TAIL}, dsn=5.1.1, reply=550 5.1.1 no, stat=User unknown",
+    ]
+    found = [event.status for line in lines * 2 for event in reader.feed(line)]
+    assert [status.recipient for status in found] == ["p@example.net", "s@example.net"] * 2
+    assert {(str(s.status), s.reply_code, s.diagnostic, s.remote_mta, s.local) for s in found} == {
+        ("5.1.1", 550, "550 5.1.1 no", "mx.example.net", False)
+    }
