@@ -18,6 +18,7 @@ SECURITY
 
 from __future__ import annotations
 
+import gc
 import json
 import multiprocessing
 import os
@@ -174,6 +175,7 @@ def parse(paths: tuple[str, ...], as_json: bool, as_mbox: bool, jobs: int | None
         raise Refusal(str(error)) from None
     _Reading.rules = loaded_rules(conf)
     _Reading.as_mbox = as_mbox
+    gc.freeze()  # rules and phrases stay for good: the collector need not look at them again
     names = list(found_in(paths))
     results = _with_progress(_results(names, jobs or os.cpu_count() or 1), len(names))
     show: Callable[[Iterable[Result]], bool] = _print_json if as_json else _print_table

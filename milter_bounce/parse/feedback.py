@@ -34,6 +34,8 @@ def read_feedback(view: View) -> DeliveryReport | None:
     fields = _arf_fields(view)
     if fields is not None:
         return _report(view, fields, unfolded(fields.get("feedback-type") or "abuse").lower())
+    if view.status_parts:
+        return None
     for complaint in view.readers.complaints:
         if complaint.text:
             matched = complaint.text in view.low and (view.depth == 0 or view.from_daemon)

@@ -24,7 +24,7 @@ from .autoreply import is_auto_reply, read_auto_reply
 from .blocks import before_first, read_blocks
 from .draft import Draft, finished
 from .dsn import StatusFields, read_status
-from .families import OWN_LAYOUT
+from .families import OWN_LAYOUT, notes
 from .families.sendmail import whole_reply
 from .families.ses import read_notification
 from .feedback import read_feedback
@@ -107,10 +107,12 @@ def _standard(view: View, text: str, *, inline: bool) -> DeliveryReport | None:
     drafts = fields.recipients
     if not drafts and inline:
         return None
+    if len(drafts) == 1 and drafts[0].diagnostic_type == "x-notes":
+        notes.corrected(drafts[0], view)
     if any(_wants_words(draft) for draft in drafts) or not drafts:
         drafts = _with_words(drafts, view)
     elif len(drafts) == 1 and drafts[0].command is None:
-        drafts[0].command = refused_command(view.words[:4000], view.readers)
+        drafts[0].command = refused_command(view.first_text[:4000], view.readers)
     return _report(view, Kind.DSN, drafts, fields, _author(fields))
 
 

@@ -158,7 +158,9 @@ def quoted_reply(stretch: str, readers: Readers) -> str:
     if closing:
         end = _closing(rest, opened, closing)
         rest = rest[:end] if end else rest
-    return _REPLIED_TO.sub("", _without_tail(rest, stretch, start, readers)).rstrip(" #\n\t")
+    reply = _REPLIED_TO.sub("", _without_tail(rest, stretch, start, readers)).rstrip(" #\n\t")
+    # "(reason: 550 ... User unknown)": the bracket was opened before the reply
+    return reply[:-1] if reply.endswith(")") and reply.count(")") > reply.count("(") else reply
 
 
 def _without_tail(rest: str, stretch: str, start: int, readers: Readers) -> str:

@@ -9,14 +9,15 @@ Raises: nothing.
 from __future__ import annotations
 
 import re
-from functools import cached_property
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Generic, TypeVar, overload
 
 from .address import address_in, addresses_in
 from .header import Fields, decoded, fields_of, parse_fields
 from .plaintext import text_of_html
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .mime import Message, Part
     from .readers import Readers
 
@@ -41,6 +42,29 @@ _HEADER_IN_TEXT = re.compile(
 )
 
 
+Value = TypeVar("Value")
+
+
+class lazy(Generic[Value]):  # noqa: N801 - used as property is
+    """A property that is worked out once per object; functools.cached_property takes a lock each time (Python 3.11)."""
+
+    def __init__(self, work_out: Callable[[View], Value]) -> None:
+        self.work_out = work_out
+        self.name = work_out.__name__
+        self.__doc__ = work_out.__doc__
+
+    @overload
+    def __get__(self, view: None, owner: type[View]) -> lazy[Value]: ...
+    @overload
+    def __get__(self, view: View, owner: type[View]) -> Value: ...
+    def __get__(self, view: View | None, owner: type[View]) -> Value | lazy[Value]:
+        if view is None:
+            return self
+        value = self.work_out(view)
+        view.__dict__[self.name] = value
+        return value
+
+
 class View:
     """One report, seen at a depth of envelopes: 0 = the message itself, 1 = a message forwarded in it."""
 
@@ -52,7 +76,7 @@ class View:
         self.fields = mail.fields if depth == 0 else mail.parts[first].fields
         self.defects = list(mail.defects)
 
-    @cached_property
+    @lazy
     def parts(self) -> list[Part]:
         """The parts of this message and of what it returns."""
         if self.depth == 0:
@@ -64,61 +88,66 @@ class View:
             found.append(part)
         return found
 
-    @cached_property
+    @lazy
     def own(self) -> list[Part]:
         """The parts of this message, without those of the message it returns."""
         return [part for part in self.parts if part.depth == self.depth]
 
-    @cached_property
+    @lazy
     def subject(self) -> str:
         """The subject, decoded."""
         return decoded(self.fields.get("subject"))
 
-    @cached_property
+    @lazy
     def sender(self) -> str:
         """The From field, decoded, in lower case."""
         return decoded(self.fields.get("from")).lower()
 
-    @cached_property
+    @lazy
     def sender_address(self) -> str | None:
         """The address in From, in lower case."""
         found = address_in(self.sender)
         return found.lower() if found else None
 
-    @cached_property
+    @lazy
     def addressees(self) -> set[str]:
         """The addresses in To and Delivered-To: whose mail it was that failed."""
         fields = ("to", "delivered-to", "x-original-to", "envelope-to")
         return {a.lower() for name in fields for v in self.fields.all(name) for a in addresses_in(decoded(v))}
 
-    @cached_property
+    @lazy
     def null_sender(self) -> bool:
         """Whether the reverse-path is empty, as far as Return-Path tells."""
         value = self.fields.get("return-path")
         return value is not None and value.strip() in {"<>", "", "<MAILER-DAEMON>", "MAILER-DAEMON", "<null>", "null"}
 
-    @cached_property
+    @lazy
     def from_daemon(self) -> bool:
         """Whether the From field names a mail system, not a person."""
         sender = self.sender
         return not sender.strip() or sender.strip() == "<>" or any(word in sender for word in self.readers.daemons)
 
-    @cached_property
+    @lazy
     def status_parts(self) -> list[Part]:
         """The delivery-status parts of this message."""
         return [part for part in self.own if part.type in _STATUS_TYPES]
 
-    @cached_property
+    @lazy
     def words(self) -> str:
         """The report's own words, without the returned message."""
         return self._words_and_rest[0]
 
-    @cached_property
+    @lazy
+    def first_text(self) -> str:
+        """The first plain part as it stands: what a standard report's writer says."""
+        return next((part.text() for part in self.own if part.type == "text/plain"), "")
+
+    @lazy
     def low(self) -> str:
         """The beginning of the words, in lower case, curly apostrophes straight."""
         return self.words[:8000].lower().replace("’", "'")
 
-    @cached_property
+    @lazy
     def _words_and_rest(self) -> tuple[str, str]:
         pieces: list[str] = []
         headers = ""
@@ -155,12 +184,12 @@ class View:
                 at = low.find(phrase, at + len(phrase))
         return min(places, default=None)
 
-    @cached_property
+    @lazy
     def rest(self) -> str:
         """What stands in the text behind the announcement of the returned message."""
         return self._words_and_rest[1]
 
-    @cached_property
+    @lazy
     def original(self) -> Fields:
         """The header fields of the returned message; empty where it is not returned."""
         for part in self.parts:
@@ -172,12 +201,12 @@ class View:
             return Fields(())
         return _fields_in_text(self.rest)
 
-    @cached_property
+    @lazy
     def whole_text(self) -> str:
         """The text of all own parts, the returned message in it included: where fields may stand in running text."""
         return "\n\n".join(part.text() for part in self.own if part.type == "text/plain")[:WORDS_LIMIT]
 
-    @cached_property
+    @lazy
     def returns_message(self) -> bool:
         """Whether it returns a message, or the header of one."""
         return len(self.original) > 0

@@ -41,6 +41,24 @@ def read(view: View) -> list[Draft]:
     return [Draft(recipient=a, diagnostic=text) for a in addresses_in(words[delivered.end() : because.start()])]
 
 
+def corrected(draft: Draft, view: View) -> None:
+    """Correct a recipient of Domino's delivery-status fields by its words.
+
+    Domino names the recipient as its directory rewrote it, in another domain,
+    and folds its diagnostic in the middle of words; the words keep what the
+    sender wrote.
+    """
+    told = read(view)
+    if len(told) != 1 or not draft.recipient or not told[0].recipient:
+        return
+    if told[0].recipient.partition("@")[0].lower() == draft.recipient.partition("@")[0].lower():
+        draft.recipient = told[0].recipient
+    if told[0].diagnostic.split() and "".join(draft.diagnostic.split()).startswith(
+        "".join(told[0].diagnostic.split())[:40]
+    ):
+        draft.diagnostic = told[0].diagnostic
+
+
 def _by_address(section: str) -> list[Draft]:
     """Return each address line of the section with the lines before it, its reason."""
     drafts, reason = [], ""
