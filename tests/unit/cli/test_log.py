@@ -1,0 +1,96 @@
+"""``milter-bounce log``: tables, JSON, exit status."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from milter_bounce.cli import main
+from tests.bench.make_log import lines
+
+STAMP = "2026-11-20T10:00:00+00:00 mx"
+
+
+@pytest.fixture
+def log(tmp_path):
+    path = tmp_path / "mail.log"
+    path.write_text("".join(lines(2000)))
+    return path
+
+
+def run(*words, **env):
+    return CliRunner().invoke(main, ["log", *map(str, words)], env={"COLUMNS": "160", **env})
+
+
+def test_tables_show_operators_refusals_and_lists(log):
+    """Operators by category with their rates, top refusals with rule and example, blocklists with their look-up."""
+    shown = run(log)
+    assert shown.exit_code == 0
+    for words in ("2000 delivery statuses of 2000 messages", "google", "yahoo", "delivered", "hard", ">2%"):
+        assert words in shown.stdout
+    for words in ("Most frequent refusals", "zen.spamhaus.org", "check.spamhaus.org"):
+        assert words in shown.stdout
+
+
+def test_json_is_one_object_per_status(log):
+    """Every status, successes too, with the fields of DESIGN.md section 9 and what only a log knows."""
+    shown = run("--json", log)
+    found = [json.loads(line) for line in shown.stdout.splitlines()]
+    assert (shown.exit_code, len(found)) == (0, 2000)
+    assert {one["log_status"] for one in found} == {"sent", "bounced", "deferred"}
+    listed = next(one for one in found if one["category"] == "blocklisted")
+    assert (listed["reply"], listed["status"], listed["class"], listed["advice"]) == ("554", "5.7.1", "policy", "hold")
+    assert [b["zone"] for b in listed["blocklists"]] == ["zen.spamhaus.org"]
+    assert listed["sender"].endswith("@shop.example")
+    assert listed["queue_id"].startswith("4d")
+
+
+def test_missing_log_is_told_and_the_rest_read(log, tmp_path):
+    """Exit status 1 when something could not be read; the rest is shown."""
+    shown = run(tmp_path / "missing", log)
+    assert shown.exit_code == 1
+    assert "2000 delivery statuses" in shown.stdout
+    assert "missing: No such file or directory" in shown.stderr
+
+
+def test_log_without_deliveries_says_so(tmp_path):
+    """A log of something else is no error."""
+    (tmp_path / "x").write_text("Nov 20 10:00:00 mx cron[1]: hello\n")
+    shown = run(tmp_path / "x")
+    assert shown.exit_code == 0
+    assert "0 delivery statuses" in shown.stdout
+
+
+def test_hostile_text_reaches_the_terminal_escaped(tmp_path):
+    """Escapes, rich's markup and bidirectional marks in a reply do nothing to the terminal."""
+    said = "550 5.7.1 \x1b[31mred\x1b[0m [bold]markup[/bold] [/] \u202e evil"
+    (tmp_path / "x").write_text(
+        f"{STAMP} postfix/smtp[1]: AAAAA1: to=<a@[bold]evil.example>, relay=mx[192.0.2.1]:25, delay=1, delays=0/0/0/1, "
+        f"dsn=5.7.1, status=bounced (host mx[192.0.2.1] said: {said} (in reply to RCPT TO command))\n"
+    )
+    shown = run(tmp_path / "x")
+    assert shown.exit_code == 0
+    assert "\x1b" not in shown.stdout
+    assert "\u202e" not in shown.stdout
+    assert "[bold]markup[/bold]" in shown.stdout
+
+
+def test_wrong_configuration_is_one_line(tmp_path, log):
+    """Exit status 2 with file, key and remedy."""
+    conf = tmp_path / "conf.toml"
+    conf.write_text('mode = "sometimes"\n')
+    shown = run("-c", conf, log)
+    assert shown.exit_code == 2
+    assert "mode = 'sometimes'" in shown.stderr
+    assert len(shown.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("width", ["40", "80", "300"])
+def test_tables_hold_at_any_width(log, width):
+    """Narrow or wide, no operator and no rate vanishes."""
+    shown = run(log, COLUMNS=width)
+    assert shown.exit_code == 0
+    assert "google" in shown.stdout
+    assert "unknown" in shown.stdout
