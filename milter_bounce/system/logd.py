@@ -120,6 +120,7 @@ class Logd:
             return
         self._settings = settings
         self.learner.use(*parts)
+        self.log.line("configuration and rules reloaded")
 
     # -- the loop ------------------------------------------------------------------
 
