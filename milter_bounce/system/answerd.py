@@ -201,7 +201,8 @@ def _raise_descriptor_limit(wanted: int) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     target = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
     if soft != resource.RLIM_INFINITY and soft < target:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (target, hard))
+        with contextlib.suppress(OSError, ValueError):  # fewer connections are no reason not to serve
+            resource.setrlimit(resource.RLIMIT_NOFILE, (target, hard))
 
 
 def main(settings: Settings, config_path: Path | None = None, **_options: Any) -> int:

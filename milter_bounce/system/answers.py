@@ -15,11 +15,18 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 from milter_bounce import __version__
 from milter_bounce.decide import answer as answers
-from milter_bounce.decide.answer import AllowList, CompatQuestion, CorrectSwitches, GateSwitches
+from milter_bounce.decide.answer import (
+    CHECK_ADDRESS,
+    CHECK_STATUS,
+    AllowList,
+    CompatQuestion,
+    CorrectSwitches,
+    GateSwitches,
+)
 from milter_bounce.decide.release import Probes
 from milter_bounce.parse.postfix_filter import FilterQuestion, read_filter_question
 from milter_bounce.protocol import memcache, policy, socketmap
-from milter_bounce.verdict import KEEP, AdviceKind, Standing, printable
+from milter_bounce.verdict import GATE_MARK, KEEP, AdviceKind, Standing, printable
 
 from .store import StoreError
 
@@ -110,6 +117,8 @@ class Answers:
         self._powers, self._memory, self._say, self._clock = powers, memory, say, clock
         self._probes = Probes(powers.probe_patience)
         self._away: str | None = None
+        mode = "enforce" if powers.enforce else "advise"
+        self._alive = f"retry:4.3.0 {GATE_MARK}answers, version {__version__}, mode {mode}"
         self._bugs = 0
         self._judged: Callable[[str], tuple[FilterQuestion, Classification] | None] = lru_cache(TEXTS_KEPT)(
             lambda text: _judge(text, rules)
@@ -134,7 +143,7 @@ class Answers:
             # address has been judged with its domain by then - a probe that may go must not be held by its domain
             keys = [key for key in event.keys if "@" in key]
             if not keys or not self._powers.enforce:
-                return memcache.END
+                return memcache.END if CHECK_ADDRESS not in keys else memcache.send([(CHECK_ADDRESS, self._alive)])
             found = [(key, value) for key in keys if (value := self._safely(self._gate, key)) is not None]
             return memcache.send(found) if found else memcache.END
         if type(event) is memcache.Quit:
@@ -168,6 +177,8 @@ class Answers:
             self._say("info: the store can be read again")
 
     def _gate(self, key: str) -> str | None:
+        if key == CHECK_ADDRESS:
+            return self._alive
         return answers.gate_value(self._before_attempt(key, None))
 
     def _before_attempt(self, recipient: str, sender: str | None) -> Answer:
@@ -230,6 +241,8 @@ class Answers:
 
     def _status(self, key: str) -> str | None:
         powers = self._powers
+        if key == CHECK_STATUS:
+            return self._alive.removeprefix("retry:")
         if key.startswith("2.") or not (powers.annotate or powers.enforce):
             return None
         judged = self._judged(key)

@@ -6,6 +6,9 @@ restores every byte. Does not: restart Postfix, or edit its files by hand.
 
 Section: DESIGN.md section 2. Postfix 3.4 is the oldest supported: lists take
 ``{ service, name=value }`` since 3.0.
+
+Limits: postconf(1) takes no blanks in -o values: a service whose own list of
+recipient restrictions holds braces keeps it as it is, without the policy service.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ import re
 import shutil
 import subprocess
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -30,6 +33,8 @@ RECORD: Final = "milter-bounce.applied.json"
 
 FILES: Final = ("main.cf", "master.cf")
 GATE_SERVICE: Final = "gate/unix"
+GATE_MAPS: Final = "milter_bounce_gate_maps"
+POLICY: Final = "milter_bounce_policy"
 TIME_LIMIT_S: Final = 30.0
 
 
@@ -204,12 +209,12 @@ def _gate(settings: Settings, postconf: Postconf, folder: Path) -> list[Change]:
         return []
     ours = f"memcache:{folder / 'gate.cf'}"
     transports = postconf.value("transport_maps")
-    maps = f"{ours},{_one_word(transports)}" if transports else ours
-    changes = []
+    # a parameter of its own, for -o takes no blanks; a copy, for $transport_maps there would mean itself
+    changes = [_set(postconf, GATE_MAPS, f"{ours}, {transports}" if transports else ours)]
     if not postconf.services("gate"):
         changes.append(Change("service", GATE_SERVICE, None, "gate unix - - n - - trivial-rewrite"))
     options = postconf.options(r"[^/]+/[^/]+/(?:transport_maps|rewrite_service_name)")
-    changes.append(_option(options, f"{GATE_SERVICE}/transport_maps", maps))
+    changes.append(_option(options, f"{GATE_SERVICE}/transport_maps", f"${GATE_MAPS}"))
     managers = postconf.services("qmgr")
     if not managers:
         raise PostfixError(f"{postconf.directory}/master.cf: has no qmgr service; is this a whole configuration?")
@@ -217,9 +222,8 @@ def _gate(settings: Settings, postconf: Postconf, folder: Path) -> list[Change]:
     return changes
 
 
-def _one_word(value: str) -> str:
-    """Return a list without blanks, as -o wants it; inline tables with their braces stay as they are."""
-    return value if "{" in value else ",".join(value.replace(",", " ").split())
+def _set(postconf: Postconf, name: str, value: str) -> Change:
+    return Change("main", name, postconf.explicit(name), value)
 
 
 def _option(options: dict[str, str], name: str, value: str) -> Change:
@@ -230,16 +234,23 @@ def _policy(settings: Settings, postconf: Postconf, queue_directory: str) -> lis
     if not settings.answer.policy_socket:
         return []
     place = endpoint(settings.answer.policy_socket, queue_directory)
-    ours = f"check_policy_service {{ {place}, timeout=2s, default_action=DUNNO }}"
-    name = "smtpd_recipient_restrictions"
-    before, value = postconf.explicit(name), postconf.value(name)
-    after = value if ours in value else f"{ours}, {value}" if value else ours
-    changes = [Change("main", name, before if ours not in value else value, after, ours)]
+    service = f"check_policy_service {{ {place}, timeout=2s, default_action=DUNNO }}"
+    # a parameter of its own, for -o takes no blanks
+    changes, ours, name = [_set(postconf, POLICY, service)], f"${POLICY}", "smtpd_recipient_restrictions"
+    changes.append(_first(ours, Change("main", name, postconf.explicit(name), postconf.value(name), ours)))
     # services with a list of their own, as the submission service of most distributions
-    for service, own in sorted(postconf.options(rf"[^/]+/(?:inet|unix|pass)/{name}").items()):
-        after = own if ours in own else f"{ours}, {own}" if own else ours
-        changes.append(Change("option", service, own, after, ours))
+    for option, own in sorted(postconf.options(rf"[^/]+/(?:inet|unix|pass)/{name}").items()):
+        if "{" not in own:
+            changes.append(_first(ours, Change("option", option, own, ",".join(own.replace(",", " ").split()), ours)))
     return changes
+
+
+def _first(ours: str, change: Change) -> Change:
+    """Return the change that puts `ours` in front of the list that stands in `after`; nothing where it stands there."""
+    if ours in change.after:
+        return replace(change, before=change.after)
+    between = ", " if change.kind == "main" else ","
+    return replace(change, after=f"{ours}{between}{change.after}" if change.after else ours)
 
 
 # -- apply and revert ------------------------------------------------------------
