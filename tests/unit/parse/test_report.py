@@ -1,0 +1,144 @@
+"""What is a report and what is not, and how its pieces fit together; whole mails are in tests/corpus."""
+
+import pytest
+
+from milter_bounce.delivery import Action, Kind
+from milter_bounce.parse.dsn import read_status
+from milter_bounce.parse.report import parse_report
+from milter_bounce.system.readers import load_readers
+
+READERS = load_readers().readers
+
+
+def mail(fields: str, body: str) -> bytes:
+    return f"{fields.strip()}\n\n{body}".encode()
+
+
+def dsn(status: str, words: str = "Undelivered.") -> bytes:
+    return (
+        "Return-Path: <>\nFrom: MAILER-DAEMON@mx.example.net\nTo: news@example.org\n"
+        'Content-Type: multipart/report; report-type=delivery-status; boundary="b"\n\n'
+        f"--b\n\n{words}\n--b\nContent-Type: message/delivery-status\n\n{status}\n--b--\n"
+    ).encode()
+
+
+def only(message: bytes):
+    report = parse_report(message, READERS)
+    assert len(report.statuses) == 1
+    return report.statuses[0]
+
+
+@pytest.mark.parametrize(
+    ("fields", "body"),
+    [
+        pytest.param("From: ann@example.net\nSubject: Undelivered Mail Returned to Sender", "see <a@example.net>: 550 5.1.1 unknown", id="person"),
+        pytest.param("From: postmaster@example.net\nSubject: Re: undeliverable", "> <a@example.net>: user unknown\nwe look into it", id="postmaster-answers"),
+        pytest.param("From: users@lists.example.com\nList-Post: <mailto:x>\nSubject: delivery failed", "a@example.net\n 550 no such user", id="list"),
+        pytest.param("From: MAILER-DAEMON@example.net\nSubject: hello", "nothing to say", id="daemon-alone"),
+        pytest.param("Return-Path: <>\nFrom: shop@example.com\nSubject: Your order", "it was delivered to you@example.org", id="null-sender-alone"),
+        pytest.param("From: root@example.net\nSubject: Cron <root@h> x\nAuto-Submitted: auto-generated", "mail could not be delivered a@example.net", id="cron"),
+        pytest.param("", "", id="empty"),
+    ],
+)  # fmt: skip
+def test_ordinary_mail_is_no_report(fields, body):
+    """Neither who wrote it nor what it says makes a report alone."""
+    assert parse_report(mail(fields, body), READERS).kind is Kind.NOT_BOUNCE
+
+
+def test_status_of_the_reply_stands_before_the_field():
+    """Sendmail and Exim put 5.0.0 or 5.1.1 into Status whatever the remote MTA said."""
+    status = only(
+        dsn(
+            "Final-Recipient: rfc822; a@example.net\nAction: failed\nStatus: 5.1.1\nDiagnostic-Code: smtp; 550 5.7.1 blacklisted"
+        )
+    )
+    assert (str(status.status), status.reply_code, status.diagnostic_type) == ("5.7.1", 550, "smtp")
+
+
+def test_field_stands_before_a_status_that_says_nothing():
+    """x.0.0 in the reply says no more than its class."""
+    status = only(
+        dsn(
+            "Final-Recipient: rfc822; a@example.net\nAction: failed\nStatus: 5.1.1\nDiagnostic-Code: smtp; 550 5.0.0 user unknown"
+        )
+    )
+    assert str(status.status) == "5.1.1"
+
+
+def test_contradiction_is_kept_and_noted():
+    """A 4.x.x status beside a 554 stays, with a defect."""
+    status = only(
+        dsn("Final-Recipient: rfc822; a@example.net\nAction: failed\nStatus: 4.0.0\nDiagnostic-Code: smtp; 554 blocked")
+    )
+    assert (str(status.status), status.reply_code, status.defects) == ("4.0.0", 554, ("status-contradicts-reply",))
+
+
+def test_missing_status_is_derived_and_noted():
+    """No code anywhere: the action gives the class, and the defect tells that nobody stated it."""
+    status = only(dsn("Final-Recipient: rfc822; a@example.net\nAction: delayed\n"))
+    assert (str(status.status), status.action, status.defects) == ("4.0.0", Action.DELAYED, ("status-derived",))
+
+
+def test_words_complete_a_cut_diagnostic():
+    """Sendmail keeps the first line of a long reply in Diagnostic-Code; the transcript has the rest."""
+    words = "   ----- Transcript of session follows -----\n... while talking to mx.example.net.:\n>>> DATA\n<<< 550-5.7.26 first line\n<<< 550 5.7.26 second line\n"
+    status = only(
+        dsn(
+            "Final-Recipient: rfc822; a@example.net\nAction: failed\nStatus: 5.7.26\nDiagnostic-Code: SMTP; 550-5.7.26 first line",
+            words,
+        )
+    )
+    assert status.diagnostic == "550-5.7.26 first line 550 5.7.26 second line"
+
+
+@pytest.mark.parametrize(
+    ("fields", "recipient"),
+    [
+        pytest.param("Final-Recipient: rfc822;a@example.net", "a@example.net", id="plain"),
+        pytest.param("Final-Recipient: RFC822; <a@example.net>", "a@example.net", id="brackets"),
+        pytest.param("Final-Recipient: a@example.net", "a@example.net", id="no-type"),
+        pytest.param("final-recipient : rfc822;a@example.net", "a@example.net", id="blank-before-colon"),
+        pytest.param("Original-Recipient: rfc822;a@example.net", "a@example.net", id="original-only"),
+        pytest.param(
+            "X-Actual-Recipient: rfc822; a@example.net\nFinal-Recipient: rfc822; @mx.example.net",
+            "a@example.net",
+            id="actual",
+        ),
+        pytest.param("Final-Recipient: utf-8; 用户@example.net", "用户@example.net", id="utf-8"),
+        pytest.param('Final-Recipient: rfc822; "a..b"@example.net', '"a..b"@example.net', id="quoted-local-part"),
+        pytest.param("Final-Recipient: rfc822; reader", "reader", id="no-domain"),
+    ],
+)
+def test_recipient_fields(fields, recipient):
+    """RFC 3464, 2.3.1 and 2.3.2, and what is sent in their place."""
+    assert read_status(f"{fields}\nAction: failed\nStatus: 5.1.1\n").recipients[0].recipient == recipient
+
+
+def test_groups_without_blank_line_and_with_too_many():
+    """Recipients' groups are told apart by a repeated Final-Recipient; a blank line inside a group ends nothing."""
+    text = "Final-Recipient: rfc822;a@example.net\n\nAction: failed\nStatus: 5.1.1\nFinal-Recipient: rfc822;b@example.net\nAction: delayed\nStatus: 4.2.2\n"
+    assert [(d.recipient, str(d.status)) for d in read_status(text).recipients] == [
+        ("a@example.net", "5.1.1"),
+        ("b@example.net", "4.2.2"),
+    ]
+
+
+def test_verp_address_names_the_recipient():
+    """Where the report names nobody, our own VERP address does."""
+    report = parse_report(
+        mail("Return-Path: <>\nFrom: MAILER-DAEMON@x.example\nTo: bounces+ann=example.net@example.org\nSubject: failure notice", "552 5.2.2 Mailbox full"), READERS
+    )  # fmt: skip
+    assert report.verp_recipient == "ann@example.net"
+    assert [s.recipient for s in report.statuses] == ["ann@example.net"]
+
+
+def test_list_reports_do_not_share_replies():
+    """Each recipient keeps its own reply."""
+    body = "Hi. This is the qmail-send program at x.\n\n<a@example.net>:\n550 5.1.1 no\n\n<b@example.net>:\nuser is over quota\n"
+    report = parse_report(
+        mail("Return-Path: <>\nFrom: MAILER-DAEMON@x.example\nSubject: failure notice", body), READERS
+    )
+    assert [(s.recipient, s.reply_code, s.diagnostic) for s in report.statuses] == [
+        ("a@example.net", 550, "550 5.1.1 no"),
+        ("b@example.net", None, "user is over quota"),
+    ]
