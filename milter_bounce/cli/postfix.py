@@ -13,7 +13,7 @@ from rich.syntax import Syntax
 
 from milter_bounce.config import ConfigError
 from milter_bounce.system import postfix_conf
-from milter_bounce.system.postfix_conf import Postconf, PostfixError
+from milter_bounce.system.postfix_conf import Change, Postconf, PostfixError
 from milter_bounce.system.settings import load_settings
 
 if TYPE_CHECKING:
@@ -79,13 +79,26 @@ def print_(conf: Path | None, directory: Path, gate_folder: Path, *, enforce: bo
         changes = postfix_conf.plan(settings, postconf, gate_folder, enforce=enforce)
     except (ConfigError, PostfixError) as error:
         _fail(error)
-    for kind, title in (("main", "main.cf"), ("service", "master.cf"), ("option", "master.cf, options of services")):
-        lines = [c.after if kind == "service" else f"{c.name} = {c.after}" for c in changes if c.kind == kind]
-        if lines:
-            click.echo(f"# {directory}/{title}\n" + "\n".join(lines) + "\n")
+    click.echo(_by_hand(directory, changes), nl=False)
     if enforce:
         for path, text in postfix_conf.gate_files(settings, gate_folder).items():
-            click.echo(f"# {path}\n{text}")
+            click.echo(f"\n# {path}\n{text}", nl=False)
+
+
+def _by_hand(directory: Path, changes: list[Change]) -> str:
+    """Return the changes as lines to be put in by hand."""
+    lines = [f"# {directory}/main.cf", *(f"{c.name} = {c.after}" for c in changes if c.kind == "main")]
+    added = {c.name: c.after for c in changes if c.kind == "service"}
+    options: dict[str, list[str]] = {}
+    for change in changes:
+        if change.kind == "option":
+            service, _, name = change.name.rpartition("/")
+            options.setdefault(service, []).append(f"  -o {name}={change.after}")
+    if options:
+        lines += ["", f"# {directory}/master.cf"]
+    for service, words in options.items():
+        lines += [added.get(service, f"# to the service {service} that is there:"), *words]
+    return "\n".join(lines) + "\n"
 
 
 @postfix.command()

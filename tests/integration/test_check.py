@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from tests.conftest import ROOT
 from tests.integration.enforcing import Enforced
 from tests.integration.postfix import Postfix, needs_postfix
 from tests.integration.sink import Sinks
@@ -93,3 +94,18 @@ def settings(raw: bytes) -> dict[str, str]:
     """Return the parameters of a main.cf: the last of a name counts."""
     pairs = [line.partition("=") for line in raw.decode().splitlines() if "=" in line and not line.startswith("#")]
     return {name.strip(): value.strip() for name, _, value in pairs}
+
+
+@pytest.mark.parametrize(("name", "words"), [("advise.txt", []), ("enforce.txt", ["--enforce"])])
+def test_conf_postfix_is_what_print_prints(tmp_path, name, words):
+    """The shipped snippets are generated: ``postfix print`` on Postfix's own sample, with every option at its default."""
+    import shutil
+    import subprocess
+    import sys
+
+    (tmp_path / "main.cf").touch()
+    shutil.copy("/usr/share/postfix/master.cf.dist", tmp_path / "master.cf")
+    (tmp_path / "mb.toml").touch()
+    command = [sys.executable, "-m", "milter_bounce", "postfix", "print", *words, "-c", str(tmp_path / "mb.toml")]
+    ran = subprocess.run([*command, "--config-dir", str(tmp_path)], check=True, capture_output=True, text=True)
+    assert ran.stdout.replace(str(tmp_path), "/etc/postfix") == (ROOT / "conf" / "postfix" / name).read_text()
