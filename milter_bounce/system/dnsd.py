@@ -43,12 +43,13 @@ import asyncio
 import contextlib
 import signal
 from collections import Counter
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 from milter_bounce.config import ConfigError
 from milter_bounce.decide.rule_toml import RulesError
-from milter_bounce.protocol.dnsbl import Family, Health, Zone, family_of, is_public, normal
+from milter_bounce.protocol.dnsbl import Family, Health, Listing, State, Zone, family_of, is_public, normal
 from milter_bounce.verdict import notice_line, printable
 
 from . import nanny
@@ -245,8 +246,24 @@ class Dnsd:
             await self._watcher.row(zone, subjects, findings.append, self._tested, fresh=fresh)
         except Exception as error:  # a bug in one row must not end the others
             self._say(f"error: {zone.zone}: {printable(repr(error))}")
-        self._absorb(findings, _now())
+        self._absorb(await self._confirmed(zone, findings), _now())
         self._lift(_now())
+
+    async def _confirmed(self, zone: Zone, findings: list[Finding]) -> list[Finding]:
+        """Return the findings, those that end a listing only where the list is still well after it said so.
+
+        A list that dies or is emptied between its test and our question would lift blocks that it should not.
+        """
+        assert self._watcher is not None  # noqa: S101  # run() made it
+        checked: list[Finding] = []
+        for finding in findings:
+            last = self._records.get((finding.subject, zone.zone))
+            if last and last.state is State.LISTED and finding.listing.state is State.NOT_LISTED:
+                health = await self._watcher.health(zone, family_of(finding.subject))
+                if not health.ok:
+                    finding = replace(finding, listing=Listing(State.UNKNOWN, why=health.why))  # noqa: PLW2901
+            checked.append(finding)
+        return checked
 
     def _absorb(self, findings: Iterable[Finding], now: datetime) -> None:
         """Take in what a list said: records, lines, notices."""

@@ -62,8 +62,13 @@ class Watcher:
         return query_name(subject, zone, self._keys.get(zone.zone))
 
     async def health(self, zone: Zone, family: Family) -> Health:
-        """Return whether `zone` is to be believed for `family`, by its two test points (RFC 5782, 5)."""
+        """Return whether `zone` is to be believed for `family`, by its two test points (RFC 5782, 5).
+
+        Our own cache is passed by: a list that has died must not be believed for what it said an hour ago.
+        """
         names = [self._name(point, zone) for point in health_points(zone, family)]
+        for name in names:
+            self._resolver.forget(name)
         must, must_not = await asyncio.gather(*map(self._resolver.ask, names))
         return read_health(zone, family, must, must_not)
 

@@ -81,6 +81,11 @@ class _Process:
 
         wait_for(up, why=f"for {words[0]}")
 
+    @property
+    def address(self) -> str:
+        """The server as dns.nameservers wants it."""
+        return f"127.0.0.1:{self.port}"
+
     def stop(self) -> None:
         """End the server."""
         if self.process.poll() is None:
@@ -123,6 +128,7 @@ class Lists(_Process):
             for kind, lines in sets.items():
                 self._write(zone, kind, lines)
         self._stamp = 0
+        self.changed: set[str] = set()
         words = [
             str(RBLDNSD),
             "-n",
@@ -146,6 +152,7 @@ class Lists(_Process):
 
     def change(self, zone: str, kind: str, lines: Iterable[str]) -> None:
         """Put these lines in place of what a zone held, now."""
+        self.changed.add(zone)
         self._write(zone, kind, lines)
         # rbldnsd tells changes by whole seconds and size: each change gets a second of its own
         self._stamp = max(self._stamp + 1, int(time.time()) + 1)
@@ -212,11 +219,6 @@ class Recursive(_Process):
 
     def _up(self) -> bool:
         return ask(self.port, "nothing.invalid").rcode() == dns.rcode.NXDOMAIN
-
-    @property
-    def address(self) -> str:
-        """The server as dns.nameservers wants it."""
-        return f"127.0.0.1:{self.port}"
 
 
 Handler = Callable[[dns.message.Message, bool], list[dns.message.Message | bytes] | None]

@@ -62,16 +62,34 @@ class Dnsd(Program):
         return self.lines(words)
 
 
-@pytest.fixture
-def lists(tmp_path):
-    with Lists(tmp_path / "rbldnsd", {zone: {"ip": TEST} for zone in (ZEN, COP, PSBL)}) as server:
-        yield server
+def served(folder: Path) -> Lists:
+    return Lists(folder, {zone: {"ip": TEST} for zone in (ZEN, COP, PSBL)})
+
+
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("dns")
+    with (
+        served(folder / "rbldnsd") as lists,
+        Recursive(folder / "unbound", dict.fromkeys((ZEN, COP, PSBL), lists.port)) as resolver,
+    ):
+        yield lists, resolver
 
 
 @pytest.fixture
-def resolver(tmp_path, lists):
-    with Recursive(tmp_path / "unbound", dict.fromkeys((ZEN, COP, PSBL), lists.port)) as server:
-        yield server
+def lists(servers):
+    """Return the lists, with nobody on them."""
+    for zone in tuple(servers[0].changed):
+        servers[0].change(zone, "ip", TEST)
+    servers[0].changed.clear()
+    return servers[0]
+
+
+@pytest.fixture
+def resolver(servers, lists):
+    """Return the resolver that asks those lists."""
+    del lists
+    return servers[1]
 
 
 def test_listing_begins_and_ends_in_log_store_and_notice(tmp_path, lists, resolver):
@@ -140,12 +158,12 @@ def test_unknown_keeps_a_listing(tmp_path, lists, resolver):
         assert len(dnsd.lines("is turned away by")) == 1
 
 
-def test_lists_in_the_same_trouble_share_a_line(tmp_path, lists, resolver):
-    """A resolver that goes down is one line for all lists, and one when it is back; nothing else changes."""
-    with Dnsd(tmp_path, resolver, lists=[ZEN, COP, PSBL]) as dnsd:
+def test_lists_in_the_same_trouble_share_a_line(tmp_path):
+    """Servers that go down are one line for all lists; what was known stays, and dnsd runs on."""
+    with served(tmp_path / "own") as server, Dnsd(tmp_path, server, lists=[ZEN, COP, PSBL]) as dnsd:
         store = DnsStore(tmp_path / "state.db")
         wait_for(lambda: len(store.listings()) == 3)
-        lists.stop()
+        server.stop()
         told = dnsd.wait_line("not believed")
         assert all(zone in told[0] for zone in (ZEN, COP, PSBL))
         assert {record.state for record in store.listings().values()} == {"not-listed"}
