@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import smtplib
+from collections import Counter
 
 import pytest
 
@@ -117,3 +119,31 @@ def test_suppressed_recipient_is_refused_at_submission_and_returned_from_the_que
             postfix.ours("suppressions", "remove", "gone@ok.test")
             assert postfix.send("me@home.example", "gone@ok.test") == {}
             postfix.wait_log("to=<gone@ok.test>.*status=sent")
+
+
+def test_two_thousand_held_messages_are_none_lost_and_none_doubled(tmp_path):
+    """A block with 2,000 messages behind it: no connection, others flow; lifted, each arrives exactly once."""
+    count, refusing = 2000, [True]
+    with Sinks() as sinks:
+        hard = sinks.add("hard.test", Script(rcpt=lambda _: BLOCKED if refusing[0] else ""))
+        ok = sinks.add("ok.test")
+        over = {"block": {"ramp_m": 300.0, "probe_after_5xx_h": 240}}
+        with Enforced(tmp_path / "p", over, routes={"hard.test": hard, "ok.test": ok}) as postfix:
+            postfix.send("me@home.example", "u0@hard.test")
+            postfix.wait_for(lambda: "hard.test" in postfix.ours("blocks", "list"))
+            postfix.send("me@home.example", "other@ok.test")
+            postfix.wait_log("to=<other@ok.test>.*status=sent")
+            made, tried = hard.connections, hard.attempts.total()
+            with smtplib.SMTP("127.0.0.1", postfix.port, timeout=60) as client:
+                for number in range(1, count):
+                    client.sendmail("me@home.example", f"u{number}@hard.test", "Subject: t\r\n\r\nhello\r\n")
+                    if number % 10 == 0:
+                        client.sendmail("me@home.example", f"u{number}@ok.test", "Subject: t\r\n\r\nhello\r\n")
+            postfix.wait_for(lambda: len(ok.taken) == count // 10, 60)
+            assert (hard.connections, hard.attempts.total()) == (made, tried)
+            refusing[0] = False
+            postfix.ours("blocks", "lift", "hard.test")
+            postfix.wait_for(lambda: len(hard.taken) >= count, 120)
+            postfix.wait_for(lambda: postfix.queued() == 0, 60)
+            arrived = Counter(r for taken in hard.taken for r in taken.recipients)
+            assert arrived == Counter(f"u{number}@hard.test" for number in range(count))
