@@ -193,7 +193,7 @@ def _action(dsn: EnhancedStatus | None, code: int | None, stat: str) -> Action:
 
     The reply code is what Sendmail itself goes by: a ``421 5.7.32`` stays queued, though dsn= says 5.7.32 (seen).
     """
-    digit = code // 100 if code else dsn.class_ if dsn else {"Sent": 2, "Defe": 4, "queu": 4}.get(stat[:4], 5)
+    digit = code // 100 if code else dsn.class_ if dsn else {"Sen": 2, "Def": 4, "que": 4}.get(stat[:3], 5)
     return {2: Action.DELIVERED, 4: Action.DELAYED}.get(digit, Action.FAILED)
 
 
@@ -263,14 +263,17 @@ class SendmailReader:
         self._stages: dict[str, str] = {}
         self._tls: dict[str | None, str] = {}
         self._by_word: dict[str, Callable[[LogLine, str, str], list[LogEvent]]] = {
-            "to=": self._delivery,
-            "fro": self._from,
-            "rul": self._ruleset,
-            "tim": self._timeout,
-            "don": self._done,
-            "qua": self._quarantine,
-            "unq": self._quarantine,
-            "mil": self._quarantine,
+            word[:3]: reader
+            for word, reader in (
+                ("to=", self._delivery),
+                ("from=", self._from),
+                ("ruleset=", self._ruleset),
+                ("timeout", self._timeout),
+                ("done", self._done),
+                ("quarantine=", self._quarantine),
+                ("unquarantine", self._quarantine),
+                ("milter=", self._quarantine),
+            )
         }
 
     def read(self, line: LogLine) -> list[LogEvent]:

@@ -59,17 +59,13 @@ def _unpack() -> str:
         return ""
     debs = BUILD / "debs"
     debs.mkdir(parents=True, exist_ok=True)
-    quiet = ["-o", "APT::Sandbox::User=root"] if os.geteuid() == 0 else []
-    fetch = subprocess.run(
-        ["apt-get", "download", "-qq", *quiet, *PACKAGES],
-        cwd=debs,
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    if fetch.returncode != 0:
-        return f"apt-get download: {fetch.stderr.strip().splitlines()[-1:]}"
+    if _apt("download", *PACKAGES):
+        # a fresh container has no package lists: fetch them into a folder of our own, which needs no right
+        (BUILD / "apt" / "lists" / "partial").mkdir(parents=True, exist_ok=True)
+        own = ["-o", f"Dir::State={BUILD}/apt", "-o", "Dir::State::status=/var/lib/dpkg/status"]
+        own += ["-o", f"Dir::Cache={BUILD}/apt"]
+        if failed := _apt("update", *own) or _apt("download", *own, *PACKAGES):
+            return f"apt-get: {failed}"
     for deb in sorted(debs.glob("*.deb")):
         subprocess.run(["dpkg", "-x", str(deb), str(TREE)], check=True, timeout=60)
     # setgid mail: the loader would ignore LD_LIBRARY_PATH
@@ -78,12 +74,22 @@ def _unpack() -> str:
     return ""
 
 
+def _apt(*words: str) -> str:
+    """Run apt-get where the packages go; return the last line of what went wrong, empty for nothing."""
+    root = ["-o", "APT::Sandbox::User=root"] if os.geteuid() == 0 else []
+    ran = subprocess.run(
+        ["apt-get", "-qq", *root, *words], cwd=BUILD / "debs", check=False, capture_output=True, text=True, timeout=300
+    )
+    return "" if ran.returncode == 0 else (ran.stderr.strip().splitlines() or ["failed"])[-1]
+
+
 def _binary() -> Path:
     return TREE / "usr/libexec/sendmail/sendmail"
 
 
 def _libraries() -> dict[str, str]:
-    return os.environ | {"LD_LIBRARY_PATH": str(TREE / "usr/lib/x86_64-linux-gnu")}
+    found = sorted(TREE.glob("usr/lib/*-linux-gnu*"))
+    return os.environ | {"LD_LIBRARY_PATH": ":".join(map(str, found))}
 
 
 def _unshared() -> list[str]:

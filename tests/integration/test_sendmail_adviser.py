@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import re
 import signal
 import subprocess
@@ -12,7 +13,7 @@ import time
 import pytest
 
 from tests.integration.programs import Program
-from tests.integration.sendmail import Sendmail, listening, real_sendmail, settings_for  # noqa: F401 - a fixture
+from tests.integration.sendmail import CONF, Sendmail, listening, real_sendmail, settings_for  # noqa: F401 - a fixture
 from tests.integration.sink import Script, Sinks
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("real_sendmail")]
@@ -242,7 +243,9 @@ def test_suppressed_recipient_is_returned_without_a_connection(world):
     sendmail.send("me@home.example", "gone@gone.test")
     advice(sendmail, "gone@gone.test", "advice=suppress")
     sendmail.send("me@home.example", ["gone@gone.test", "other@gone.test"])
+    sendmail.send("Me@home.example", ["GONE@Gone.Test"])
     sendmail.wait_log("to=<other@gone.test>.*stat=Sent")
+    sendmail.wait_log("ruleset=check_compat.*arg2=<GONE@Gone.Test>.*reject=550 5.1.1 .*milter-bounce:suppressed")
     sendmail.wait_log("ruleset=check_compat.*arg2=<gone@gone.test>.*reject=550 5.1.1 .*milter-bounce:suppressed")
     assert remote.attempts["gone@gone.test"] == 1
     sendmail.wait_for(lambda: any(b"milter-bounce" in mail for mail in sendmail.mail("me")))
@@ -277,3 +280,21 @@ def test_mail_flows_without_answerd(world, how):
     remote = sendmail.sinks["fine.test"]
     assert [remote.delivered(f"{n}@fine.test") for n in ("first", "second", "third", "fourth")] == [1, 1, 1, 1]
     sendmail.wait_for(lambda: sendmail.queued() == 0)
+
+
+@pytest.mark.skipif(not os.environ.get("MILTER_BOUNCE_SOAK"), reason="takes a minute: make soak")
+def test_native_schedule_is_what_retry_mc_says(tmp_path):
+    """retry.mc with seconds for hours and no program of ours: attempts after 0, 2, 4, 8, 16 and 32, returned after 48."""
+    text = (CONF / "retry.mc").read_text().replace("`2d'", "`48s'")
+    native = re.sub(r"`([0-9]+)h'", r"`\1s'", text)
+    with Sinks() as sinks:
+        full = sinks.add("full.test", Script(rcpt="452 4.2.2 over quota"))
+        with Sendmail(tmp_path / "s", routes={"full.test": full}, extra=native) as sendmail:
+            sendmail.send("me@home.example", "a@full.test")
+            sendmail.wait_log("Cannot send message", 90)
+            times = [clock(line) for line in sendmail.wait_log("to=<a@full.test>.*stat=Deferred")]
+    begun = [at - times[0] for at in times]
+    # Sendmail doubles the time that really passed, and a queue run a second late is late for good
+    planned = [0, 2, 4, 8, 16, 32]
+    assert len(begun) in {6, 7}, begun
+    assert all(plan <= at <= 1.6 * plan + 1 for plan, at in zip(planned, begun, strict=False)), begun
