@@ -65,10 +65,14 @@ class Enforced(Postfix):
         return ran.stdout
 
     def start(self) -> None:
-        for name in self.parts:
-            self.programs[name] = Program(name, self.folder, self.settings, ready=self._ready(name))
-            self.programs[name].start()
-        super().start()
+        try:
+            for name in self.parts:
+                self.programs[name] = Program(name, self.folder, self.settings, ready=self._ready(name))
+                self.programs[name].start()
+            super().start()
+        except BaseException:  # a start that fails leaves nothing running
+            self.__exit__()
+            raise
 
     def _ready(self, name: str):
         sockets = self.queue_directory / "milter-bounce"
