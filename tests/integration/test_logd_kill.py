@@ -15,8 +15,9 @@ from milter_bounce.system.advising import make_store
 from tests.integration.logd_run import MailLog, Runs, settings_for
 
 pytestmark = pytest.mark.integration
-KILLS = int(os.environ.get("MILTER_BOUNCE_KILLS", "200"))
-LINES = 50_000
+SOAK = bool(os.environ.get("MILTER_BOUNCE_SOAK"))
+KILLS = 1000 if SOAK else 200
+LINES = 250_000 if SOAK else 50_000
 
 
 def attempts(runs, number):
