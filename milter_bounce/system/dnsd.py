@@ -45,6 +45,7 @@ import signal
 from collections import Counter
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from milter_bounce.config import ConfigError
@@ -156,11 +157,11 @@ class Dnsd:
         self._resolver = make_resolver(dns)
         self._watcher = Watcher(self._resolver, self.setup.lists.keys, dns.in_flight_per_list)
         self._safely(self._load)
-        jobs: list[Awaitable[None]] = [self._watch(zone) for zone in self.setup.lists.zones]
-        jobs += [self._refusals(), self._grumble(), self._beat(heart)]
+        jobs: list[Callable[[], Awaitable[None]]] = [partial(self._watch, zone) for zone in self.setup.lists.zones]
+        jobs += [self._refusals, self._grumble, partial(self._beat, heart)]
         if dns.operators:
-            jobs.append(self._operators())
-        tasks = [asyncio.ensure_future(job) for job in jobs]
+            jobs.append(self._operators)
+        tasks = [asyncio.ensure_future(self._kept_up(job)) for job in jobs]
         names = ", ".join(zone.zone for zone in self.setup.lists.zones) or "none"
         self._say(
             f"watching {len(self.setup.own)} addresses and domains on {len(self.setup.lists.zones)} lists: {names}"
@@ -176,6 +177,15 @@ class Dnsd:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             self._resolver.close()
+
+    async def _kept_up(self, job: Callable[[], Awaitable[None]]) -> None:
+        """Run a job that never ends; a bug in one costs a line and a pause, and never the other jobs."""
+        while True:
+            try:
+                await job()
+            except Exception as error:  # see above
+                self._say(f"error: dnsd goes on after {printable(repr(error))}; please report this")
+                await asyncio.sleep(GATHER_S)
 
     def _load(self) -> None:
         self._records = self._dns.listings()
@@ -242,10 +252,7 @@ class Dnsd:
     async def _row(self, zone: Zone, subjects: Iterable[str], *, fresh: bool = False) -> None:
         assert self._watcher is not None  # noqa: S101  # run() made it
         findings: list[Finding] = []
-        try:
-            await self._watcher.row(zone, subjects, findings.append, self._tested, fresh=fresh)
-        except Exception as error:  # a bug in one row must not end the others
-            self._say(f"error: {zone.zone}: {printable(repr(error))}")
+        await self._watcher.row(zone, subjects, findings.append, self._tested, fresh=fresh)
         self._absorb(await self._confirmed(zone, findings), _now())
         self._lift(_now())
 
@@ -308,6 +315,12 @@ class Dnsd:
         """Ask a list at once when a refusal names it, or when a block begins that names it."""
         changed, asked = self._dns.watch(), dict[str, datetime]()
         under_way: set[asyncio.Future[None]] = set()
+
+        def done(task: asyncio.Future[None]) -> None:
+            under_way.discard(task)
+            if not task.cancelled() and (error := task.exception()) is not None:
+                self._say(f"error: dnsd goes on after {printable(repr(error))}; please report this")
+
         loop, again_s = asyncio.get_running_loop(), min(BLOCKS_EVERY_S, self.setup.settings.dns.interval_s)
         last = loop.time() - again_s
         while True:
@@ -327,7 +340,7 @@ class Dnsd:
                     # not waited for: a silent list must not keep the next refusal waiting
                     task = asyncio.ensure_future(self._row(zone, subjects or self.subjects(), fresh=True))
                     under_way.add(task)
-                    task.add_done_callback(under_way.discard)
+                    task.add_done_callback(done)
             await asyncio.sleep(POLL_S)
 
     def _wishes(self, wanted: dict[str, set[str]]) -> None:
