@@ -47,10 +47,12 @@ MEMO_LIMIT: Final = 50_000
 # At least eight in all, so that no word of another program's "error: to=" passes.
 _QUEUE_ID: Final = r"([0-9A-Za-z]{8,20}): "
 _LINE: Final = re.compile(_QUEUE_ID)
+# fields that other releases and patches put in between: passed over
+_OTHER: Final = r"(?:, (?!(?:relay|dsn|quarantine|reply|stat)=)[A-Za-z_]{2,20}=[^,]{0,200}){0,6}"
 _FIELDS: Final = re.compile(
-    r", delay=(?:([0-9]{1,5})\+)?([0-9]{2}):([0-9]{2}):([0-9]{2})(?:, xdelay=[0-9:+]{1,20})?(?:, mailer=([^ ,]{1,64}))?(?:, pri=[0-9-]{1,20})?"
-    r"(?:, relay=([^ ,]{1,255})(?: \[([^\] ,]{1,64})\])?)?(?:, dsn=([245]\.[0-9]{1,3}\.[0-9]{1,3}))?"
-    r"(?:, ntries=[0-9]{1,9})?(, quarantine=)?"
+    r", delay=(?:([0-9]{1,5})\+)?([0-9]{2}):([0-9]{2}):([0-9]{2})(?:, xdelay=[0-9:+]{1,20})?(?:, mailer=([^ ,]{1,64}))?"
+    rf"(?:, pri=[0-9-]{{1,20}})?{_OTHER}(?:, relay=([^ ,]{{1,255}})(?: \[([^\] ,]{{1,64}})\](?::[0-9]{{1,5}})?)?)?"
+    rf"{_OTHER}(?:, dsn=([245]\.[0-9]{{1,3}}\.[0-9]{{1,3}}))?{_OTHER}(, quarantine=)?"
 )
 # most of every log: one plain recipient, taken by a server
 _SENT: Final = re.compile(
@@ -69,7 +71,7 @@ _GATE: Final = re.compile(
 # our own demands on a server's TLS (access map, tls_server): a line without queue ID, by the process that delivers
 _TLS: Final = re.compile(r"ruleset=tls_[a-z]{4,8}, arg1=.{0,100}, relay=.{0,322}, reject=(.{0,500})")
 _STAGE: Final = re.compile(r"timeout waiting for input from .{1,100} during client ([A-Za-z]{4,8})( status)?")
-_CTLADDR: Final = re.compile(r", ctladdr=.{1,320}$")
+_CTLADDR: Final = re.compile(r", (?:ctladdr|from)=.{1,1000}$")
 # one address of to=: in brackets with quoted parts, or a bare word; the list is cut with one match after the other
 _ADDRESS: Final = re.compile(r'<((?:[^<>"]|"(?:[^"\\]|\\.)*")*)>(?:,|$)|((?:[^<>",]|"(?:[^"\\]|\\.)*"){1,1000})(?:,|$)')
 _DELAY: Final = ", delay="
@@ -145,7 +147,7 @@ def _split_reply(rest: str) -> tuple[str, str]:
 def _addresses(text: str) -> list[str]:
     """Return the recipients of to=, without their brackets; what cannot be read ends the list."""
     text = text.removesuffix(", [more]")
-    if ", ctladdr=" in text:
+    if ", ctladdr=" in text or ", from=" in text:
         text = _CTLADDR.sub("", text).removesuffix(", [more]")
     if text.count("<") == 1 and text[0] == "<" and text[-1] == ">":
         return [text[1:-1]]

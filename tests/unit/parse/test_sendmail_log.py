@@ -171,6 +171,30 @@ def test_recipients_are_all_read(to, recipients):
 
 
 @pytest.mark.parametrize(
+    "line",
+    [
+        pytest.param(
+            f"to=<a@example.net>, from=<s@example.org>{TAIL}, dsn=5.1.1, reply=550 5.1.1 no, stat=x", id="from"
+        ),
+        pytest.param(
+            f"to=<a@example.net>{TAIL}, tls_verify=OK, dsn=5.1.1, ntries=3, reply=550 5.1.1 no, stat=x", id="in-between"
+        ),
+        pytest.param(f"to=<a@example.net>{TAIL}:25, dsn=5.1.1, reply=550 5.1.1 no, stat=x", id="port"),
+        pytest.param(f"to=<a@example.net>{TAIL.replace(', pri=30107', '')}, reply=550 5.1.1 no, stat=x", id="less"),
+    ],
+)
+def test_fields_of_other_releases_do_not_hide_the_rest(line):
+    """A field that is not known is passed over; one that is missing is not missed."""
+    told = one(line).status
+    assert (told.recipient, str(told.status), told.reply_code, told.remote_ip) == (
+        "a@example.net",
+        "5.1.1",
+        550,
+        "192.0.2.5",
+    )
+
+
+@pytest.mark.parametrize(
     ("envelope", "at", "host"),
     [
         pytest.param("Nov 20 17:52:53 mx sm-mta[1]: ", datetime(2026, 11, 20, 17, 52, 53, tzinfo=UTC), "mx", id="rfc3164"),
