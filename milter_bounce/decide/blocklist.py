@@ -74,6 +74,9 @@ _YEAR: Final = re.compile(r"(?:19|20)[0-9]{2}")
 # RFC 5782, 2.1: answers lie in 127.0.0.0/8
 _IPV4: Final = re.compile(r"(?<![0-9.])(?:[0-9]{1,3}\.){3}[0-9]{1,3}(?![0-9.]*[0-9])")
 _IPV6: Final = re.compile(r"(?<![0-9A-Za-z:])[0-9A-Fa-f]{1,4}(?::{1,2}[0-9A-Fa-f]{1,4}){2,7}(?![0-9A-Za-z:])")
+_QUOTING: Final = 300
+"""Characters in which an MTA tells whom it quotes."""
+
 _DOMAIN: Final = re.compile(r"(?<![\w.@/-])(?:[a-z0-9-]{1,63}\.){1,6}[a-z]{2,24}(?![\w-])", re.IGNORECASE)
 
 
@@ -158,13 +161,31 @@ def _address(text: str) -> str | None:
 
 def mention(blocklist: Blocklist, text: str) -> BlocklistMention:
     """Return the mention of `blocklist` in a reply's `text`, with what is listed where the reply says so."""
-    listed = _address(text) if blocklist.ip else None
+    said = _said(text)
+    listed = _address(said) if blocklist.ip else None
     if listed is None and blocklist.domain:
-        listed = _listed_domain(blocklist, text)
-    lookup = blocklist.lookup
-    if lookup and "{listed}" in lookup:
-        lookup = lookup.replace("{listed}", listed or "")
+        listed = _listed_domain(blocklist, said)
+    lookup = _look_up(blocklist.lookup, listed)
     return BlocklistMention(blocklist.zone or blocklist.id, blocklist.operator, listed, lookup, blocklist.weight)
+
+
+def _said(text: str) -> str:
+    """Return the reply without what an MTA put before it: the remote host's own address stands there."""
+    for mark in (" said: ", " to talk to me: "):
+        before, found, after = text.partition(mark)
+        if found and len(before) < _QUOTING:
+            return after
+    return text
+
+
+def _look_up(pattern: str | None, listed: str | None) -> str | None:
+    """Return the look-up page; without the empty query where it is not known what is listed."""
+    if pattern is None or "{listed}" not in pattern:
+        return pattern
+    if listed is not None:
+        return pattern.replace("{listed}", listed)
+    page = pattern.partition("{listed}")[0]
+    return page.rpartition("?")[0] if page.endswith("=") and "?" in page else page
 
 
 def _listed_domain(blocklist: Blocklist, text: str) -> str | None:
@@ -199,4 +220,4 @@ def unknown_list(words: str) -> BlocklistMention | None:
     if found is None:
         return None
     zone = found[1].lower()
-    return BlocklistMention(zone, zone, _address(words), None)
+    return BlocklistMention(zone, zone, _address(_said(words)), None)

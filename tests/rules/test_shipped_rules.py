@@ -105,3 +105,28 @@ def test_shipped_rules_are_not_misled_by_addresses(text):
 def test_shipped_rules_never_suppress_for_what_the_sender_did(text):
     """A refusal of the sender keeps the recipient on the list, whatever code it comes with."""
     assert shipped().classify(status_of(text)).advice != "suppress"
+
+
+OF_THE_SENDER = {
+    "blocklisted",
+    "poor-reputation",
+    "auth-failure",
+    "rdns-missing",
+    "spam-content",
+    "virus",
+    "policy-rejection",
+}
+REFUSING = [
+    rule for rule in load_rules().rules
+    if rule.category in OF_THE_SENDER and rule.text and rule.operator is None and rule.reply is None and rule.status is None
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("codes", ["550 5.1.1", "550 5.2.1", "521", "551 5.1.6", "550 5.1.2", "556 5.1.10"])
+@pytest.mark.parametrize("name", [pytest.param(rule.id, id=rule.id) for rule in REFUSING])
+def test_shipped_refusals_never_suppress_whatever_their_codes(name, codes):
+    """Servers put 5.1.1 before anything: the words of a refusal count."""
+    rule = next(rule for rule in REFUSING if rule.id == name)
+    words = [shipped().words(status_of(example.text)) for example in rule.examples]
+    assert words
+    assert [text for text in words if shipped().classify(status_of(f"{codes} {text}")).advice == "suppress"] == []
