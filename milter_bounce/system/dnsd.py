@@ -50,14 +50,15 @@ from typing import TYPE_CHECKING, Final
 
 from milter_bounce.config import ConfigError
 from milter_bounce.decide.rule_toml import RulesError
-from milter_bounce.protocol.dnsbl import Family, Health, Listing, State, Zone, family_of, is_public, normal
+from milter_bounce.protocol.dnsbl import Family, Listing, State, Zone, family_of, is_public, normal
 from milter_bounce.verdict import notice_line, printable
 
 from . import nanny
 from .advising import make_store
 from .dnsledger import GRACE, ended_text, lifts, listing_facts, listing_line, notice_text, updated
-from .dnslists import REMEDY, Watchlist, make_resolver, own_subjects, watchlist, zone_name
+from .dnslists import Watchlist, make_resolver, own_subjects, watchlist, zone_name
 from .dnsmail import mail_domains
+from .dnstrouble import Troubles
 from .dnswatch import Finding, Watcher
 from .heartbeat import Heartbeat
 from .maillog import MailLog
@@ -142,8 +143,7 @@ class Dnsd:
         self._records: dict[tuple[str, str], ListingRecord] = {}
         self._names: list[Named] = []
         self._lifted: dict[str, datetime] = {}
-        self._trouble: dict[str, tuple[bool, Health]] = {}
-        self._refusers: set[str] = set()
+        self._troubles = Troubles(dns, self._safely, say, tell)
         self._store_away = False
         self._resolver: Resolver | None = None
         self._watcher: Watcher | None = None
@@ -252,7 +252,7 @@ class Dnsd:
     async def _row(self, zone: Zone, subjects: Iterable[str], *, fresh: bool = False) -> None:
         assert self._watcher is not None  # noqa: S101  # run() made it
         findings: list[Finding] = []
-        await self._watcher.row(zone, subjects, findings.append, self._tested, fresh=fresh)
+        await self._watcher.row(zone, subjects, findings.append, self._troubles.tested, fresh=fresh)
         self._absorb(await self._confirmed(zone, findings), _now())
         self._lift(_now())
 
@@ -366,53 +366,11 @@ class Dnsd:
                 for zone in block.zones:
                     wanted.setdefault(zone_name(zone), set())
 
-    # -- lists in trouble --------------------------------------------------------------
-
-    def _tested(self, zone: Zone, family: Family, health: Health) -> None:
-        news: list[bool] = []
-        self._safely(
-            lambda: news.append(self._dns.put_health(zone.zone, str(family), ok=health.ok, why=health.why, now=_now()))
-        )
-        (self._refusers.add if health.refused else self._refusers.discard)(zone.zone)
-        if news == [True]:
-            self._trouble[f"{zone.zone} ({family})" if len(zone.families) > 1 else zone.zone] = (health.ok, health)
-
     async def _grumble(self) -> None:
         """Write one line for all lists that came into the same trouble at about the same time."""
         while True:
             await asyncio.sleep(GATHER_S)
-            self.grumble()
-
-    def grumble(self) -> None:
-        """Write what was gathered."""
-        trouble, self._trouble = self._trouble, {}
-        by_why: dict[tuple[bool, bool, str], list[str]] = {}
-        for name, (ok, health) in trouble.items():
-            by_why.setdefault((ok, health.refused, health.why), []).append(name)
-        for (ok, refused, why), names in by_why.items():
-            if ok:
-                self._say(f"blocklists believed again: {', '.join(names)}")
-            elif not refused or not self._refused(names, why):
-                self._say(f"warning: blocklists not believed: {', '.join(names)}: {printable(why)}")
-        if not self._refusers:
-            self._safely(lambda: self._dns.untell("resolver-refused"))
-
-    def _refused(self, names: list[str], why: str) -> bool:
-        """Tell once that lists turn our resolver away; return whether that was done now."""
-        first: list[bool] = []
-        self._safely(lambda: first.append(self._dns.tell_once("resolver-refused", _now())))
-        if first != [True] or self._resolver is None:
-            return False
-        servers = ", ".join(map(str, self._resolver.servers))
-        self._say(f"warning: resolver {servers} is turned away by {', '.join(names)}: {printable(why)}; {REMEDY}")
-        facts: dict[str, object] = {
-            "notice": "resolver-refused",
-            "resolvers": servers,
-            "blocklists": names,
-            "text": why,
-        }
-        self._tell(facts, "blocklists turn our resolver away", f"{', '.join(names)}: {why}.\n{REMEDY}")
-        return True
+            self._troubles.tell(self._resolver.servers if self._resolver else ())
 
     # -- operators -------------------------------------------------------------------
 
