@@ -109,6 +109,7 @@ _ENVELOPE: Final = re.compile(
     r"([A-Z][a-z]{2} [ 0-3][0-9] [0-9:.]{8,15}|[0-9]{4}-[0-9]{2}-[0-9]{2}[T ][0-9:.,]{8,16}(?:Z|[+-][0-9]{2}:?[0-9]{2})?)"
     r" (?:([^ ]{1,255}) )?([^ \[\]:]{1,128})(?:\[([0-9]{1,10})\])?: (?:\[ID [0-9]{1,9} [a-z0-9.]{1,20}\] )?"
 )
+# at most eleven digits: the year 5138, within the calendar
 _EPOCH: Final = re.compile(r"([0-9]{9,11}\.[0-9]{1,9}) (?=[A-Za-z0-9]{5,30}: )")
 _UNSTAMPED: Final = re.compile(r"(?=[A-Za-z0-9]{8,30}: )")
 
@@ -162,13 +163,6 @@ class Stamps:
                 return when
         return None
 
-    def epoch(self, text: str) -> datetime | None:
-        """Return the time that seconds since 1970 state; None beyond the calendar."""
-        try:
-            return datetime.fromtimestamp(float(text), UTC)
-        except (ValueError, OverflowError, OSError):
-            return None
-
 
 def split_line(line: str, stamps: Stamps) -> LogLine | None:
     """Return the parts of one log line; None where it has no form of a mail log's.
@@ -184,5 +178,5 @@ def split_line(line: str, stamps: Stamps) -> LogLine | None:
         stamp, host, tag, pid = found.groups()
         return LogLine(stamps.read(stamp), host, tag, pid, line[found.end() : LINE_LIMIT])
     if found := _EPOCH.match(line):
-        return LogLine(stamps.epoch(found[1]), None, "", None, line[found.end() : LINE_LIMIT])
+        return LogLine(datetime.fromtimestamp(float(found[1]), UTC), None, "", None, line[found.end() : LINE_LIMIT])
     return LogLine(None, None, "", None, line[:LINE_LIMIT]) if _UNSTAMPED.match(line) else None

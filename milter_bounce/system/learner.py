@@ -23,7 +23,7 @@ from milter_bounce.parse.logline import Delivery, Expired, LogEvent, Removed
 from milter_bounce.pipeline import judge
 from milter_bounce.verdict import event, log_line, notice_line
 
-from .store import LogPosition
+from .store import LogPosition, StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -118,11 +118,15 @@ class Learner:
             return 0
         events, position = self._waiting
         told, count = Told(), 0
-        with self._store.batch() as changes:
-            for found in events:
-                count += self._learn(changes, found, now, told)
-            if position is not None:
-                changes.position(LogPosition(self._name, cursor=position))
+        try:
+            with self._store.batch() as changes:
+                for found in events:
+                    count += self._learn(changes, found, now, told)
+                if position is not None:
+                    changes.position(LogPosition(self._name, cursor=position))
+        except StoreError:
+            self._domains.clear()  # what was noted there was not remembered
+            raise
         self._waiting = None
         self._tell(told)
         return count

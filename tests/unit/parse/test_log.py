@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from milter_bounce.parse.log import LogReader
+from milter_bounce.parse.log_scan import Sent, events, scan
 from milter_bounce.parse.logline import LINE_LIMIT, Delivery, Stamps, split_line
 
 NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
@@ -40,6 +41,7 @@ POSTFIX = (
         ),
         pytest.param("2026-11-20T10:00:01+0200", datetime(2026, 11, 20, 8, 0, 1, tzinfo=UTC), id="short-iso"),
         pytest.param("2026-11-20 10:00:01", datetime(2026, 11, 20, 9, 0, 1, tzinfo=UTC), id="no-zone"),
+        pytest.param("Nov 20 99:99:99.9", None, id="no-time-at-all"),
         pytest.param("2026-13-20T10:00:01Z", None, id="rfc3339-no-such-month"),
         pytest.param("0001-01-01T00:00:00+23:59", None, id="before-the-calendar"),
     ],
@@ -157,3 +159,56 @@ def test_hostile_line_is_read_in_one_pass(piece):
     assert reader.feed(f"{head}{long}")
     assert reader.feed(f'{head}"{long}')
     assert reader.feed(f"{head}a@b>, relay=x, delay=1, delays=0/0/0/1, dsn=5.1.1, status=bounced ({long}")
+
+
+@pytest.mark.parametrize(("seconds", "year"), [("99999999999.1", 5138), ("00000000000.0", 1970)])
+def test_epoch_at_the_edges(seconds, year):
+    """The first and the last second that eleven digits can state are times."""
+    assert split_line(f"{seconds} 6AKHqrQ6030271: x", Stamps(NOW)).at.year == year
+
+
+def test_delay_longer_than_the_calendar_is_left_out():
+    """A message cannot have come in before year one."""
+    (found,) = LogReader(NOW).feed("0001-01-02T00:00:00Z mx " + POSTFIX.replace("delay=2,", "delay=999999999,"))
+    assert found.status.arrival_date is None
+
+
+def test_memory_for_messages_is_bounded(monkeypatch):
+    """The oldest queue IDs are forgotten."""
+    monkeypatch.setattr("milter_bounce.parse.postfix_log.MEMO_LIMIT", 10)
+    reader = LogReader(NOW)
+    for number in range(100):
+        reader.feed(
+            f"Nov 20 10:00:00 mx postfix/qmgr[1]: ABCDE{number:03}: from=<a{number}@x>, size=1, nrcpt=1 (queue active)"
+        )
+    assert [reader.sender_of(f"ABCDE{number:03}") for number in (0, 89, 90, 99)] == [None, None, "a90@x", "a99@x"]
+
+
+def test_scan_takes_what_is_no_delivery_in_its_stride():
+    """Text with the mark of a delivery that is none, with and without an end of line."""
+    text = "Nov 20 10:00:00 mx x[1]: a status of things\n\nNov 20 10:00:00 mx " + POSTFIX
+    assert [type(found) for found in scan(text, LogReader(NOW))] == [Delivery]
+    assert list(scan("", LogReader(NOW))) == list(scan(" stat", LogReader(NOW))) == []
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            [POSTFIX, POSTFIX.replace("bounced", "sent").replace("(host", "(250 host"), "x: y", " stat", ""]
+        )
+    )
+)
+def test_scan_finds_what_the_reader_finds(texts):
+    """The fast walk and the careful reader agree on every mixture of lines."""
+    lines = [f"Nov 20 10:00:00 mx {text}" for text in texts]
+    read = [(e.status.queue_id, e.status.recipient) for e in LogReader(NOW).feed_all(lines) if isinstance(e, Delivery)]
+    found = [
+        (f.queue_id, f.recipient) if isinstance(f, Sent) else (f.status.queue_id, f.status.recipient)
+        for f in scan("\n".join(lines), LogReader(NOW))
+    ]
+    assert found == read
+    again = [
+        (e.queue_id, e.recipient) if isinstance(e, Sent) else (e.status.queue_id, e.status.recipient)
+        for e in events(lines, LogReader(NOW))
+    ]
+    assert again == read

@@ -146,6 +146,41 @@ def test_expired_message_is_told_for_its_recipients(desk):
     assert "notice=" in desk.lines()[1]
 
 
+def test_removed_message_waits_no_more(desk):
+    """A message that left the queue is not asked for again."""
+    desk.learn(line(FULL))
+    assert [queue_id for queue_id, _ in desk.store.recipient("bob@example.net").waiting] == ["4cXyz"]
+    desk.learn(f"{NOW.isoformat()} mx postfix/qmgr[1]: 4cXyz: removed")
+    assert desk.store.recipient("bob@example.net").waiting == ()
+
+
+def test_success_in_an_odd_form_counts_alike(desk):
+    """A quoted recipient goes the long way and ends its episode as well."""
+    odd = '"bob b"@example.net'
+    desk.learn(line(FULL, to=odd), line("250 2.0.0 Ok", status="sent", dsn="2.0.0", to=odd))
+    assert "notice=delivered" in desk.lines()[1]
+
+
+def test_remote_that_speaks_our_mark_is_not_remembered(desk):
+    """A reply that begins like our own text gains nothing but silence."""
+    desk.learn(line("550 5.1.1 milter-bounce: held", status="bounced", dsn="5.1.1"))
+    assert desk.store.suppressed("bob@example.net") is None
+
+
+def test_block_that_expires_is_told(desk):
+    """What the housekeeping ends has its line, too."""
+    blocked(desk)
+    desk.learner.notices(desk.store.expire(NOW + timedelta(days=400)))
+    assert "notice=block-ended" in desk.lines()[-1]
+
+
+def test_outcomes_are_printed_as_events(desk, capsys):
+    """With events, each failure is a line of JSON on standard output."""
+    desk.learner._events = True
+    desk.learn(line(FULL))
+    assert json.loads(capsys.readouterr().out)["category"] == "mailbox-full"
+
+
 def test_locked_store_learns_and_tells_nothing_until_it_is_free(desk, tmp_path):
     """Nothing is told that was not remembered; the same batch is taken again, once."""
     desk.learn(line("250 2.0.0 Ok", status="sent", dsn="2.0.0"))
