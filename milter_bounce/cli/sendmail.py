@@ -81,9 +81,19 @@ def print_(names: tuple[str, ...], path: Path | None) -> None:
     click.echo("dnl Put this into sendmail.mc before the MAILER lines, make sendmail.cf anew and restart Sendmail.")
     click.echo("dnl Debian: sendmailconfig; elsewhere: make -C /etc/mail, then restart.")
     click.echo("dnl Then: milter-bounce sendmail check")
+    for line in _homeless(settings):
+        click.echo(f"milter-bounce: {line}", err=True)
     for name in wanted:
         click.echo(f"dnl\ndnl ---- {name} ----")
         click.echo(fragment(name, settings), nl=False)
+
+
+def _homeless(settings: Settings) -> Iterator[str]:
+    """Yield a line for each socket whose folder is not on this host: the defaults are Postfix's."""
+    for key, address in (("milter.socket", settings.milter.socket), ("answer.socket", settings.answer.socket)):
+        folder = Path(address.removeprefix("unix:")).parent
+        if address.startswith("unix:") and not folder.is_dir():
+            yield f"{key} = {address}: {folder} is not here; see {conf_dir()}/sendmail/milter-bounce.toml"
 
 
 def fragment(name: str, settings: Settings) -> str:

@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from milter_bounce.cli.sendmail import FRAGMENTS, sendmail
+from milter_bounce.config import load
 from tests.conftest import ROOT
 
 GOOD = """\
@@ -99,7 +100,9 @@ def test_print_puts_the_configured_sockets_in_front(tmp_path):
     """What is printed names the sockets of the configuration; the mode decides what is printed."""
     conf = tmp_path / "x.toml"
     conf.write_text('mode = "enforce"\n[milter]\nsocket = "unix:/x/m"\n[answer]\nsocket = "inet:7@127.0.0.1"\n')
-    text = CliRunner().invoke(sendmail, ["print", "-c", str(conf)]).stdout
+    ran = CliRunner().invoke(sendmail, ["print", "-c", str(conf)])
+    assert "milter.socket = unix:/x/m: /x is not here; see " in ran.stderr
+    text = ran.stdout
     assert "define(`MILTER_BOUNCE_MILTER', `unix:/x/m')dnl" in text
     assert "define(`MILTER_BOUNCE_ANSWER', `inet:7@127.0.0.1')dnl" in text
     assert "confMIN_QUEUE_AGE" not in text
@@ -115,3 +118,11 @@ def test_print_gives_each_fragment_whole(name):
     ran = CliRunner().invoke(sendmail, ["print", name])
     assert ran.exit_code == 0
     assert (ROOT / "conf" / "sendmail" / f"{name}.mc").read_text() in ran.stdout
+
+
+def test_shipped_configuration_names_the_sockets_of_the_fragments():
+    """conf/sendmail/milter-bounce.toml is valid, and its sockets are those that the fragments fall back to."""
+    folder = ROOT / "conf" / "sendmail"
+    settings = load((folder / "milter-bounce.toml").read_text(), "milter-bounce.toml")
+    assert f"`{settings.milter.socket}'" in (folder / "milter.mc").read_text()
+    assert f"`{settings.answer.socket}'" in (folder / "gate.mc").read_text()
