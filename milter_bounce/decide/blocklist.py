@@ -69,6 +69,13 @@ _PLAIN: Final = (
 _KEYS: Final = frozenset({
     "id", "lists", "codes", "bits", "not_listed", "refused", "text", "named", "unless", "source", "examples", *_PLAIN,
 })  # fmt: skip
+_TYPES: Final[Mapping[str, type | tuple[type, ...]]] = {
+    **dict.fromkeys(("ended", "weight", "lookup", "removal", "category"), str),
+    **dict.fromkeys(("ipv6", "alive", "key", "null_sender", "default"), bool),
+    "delist_h": (int, float),
+}
+_KIND_WORDS: Final = {str: "a string", bool: "true or false", (int, float): "a number of hours"}
+_BIT: Final = re.compile(r"[1-9][0-9]?|1[0-9]{2}|2[0-4][0-9]|25[0-5]")
 _RANGE: Final = re.compile(r"(127(?:\.[0-9]{1,3}){2})\.([0-9]{1,3})(?:-([0-9]{1,3}))?")
 _YEAR: Final = re.compile(r"(?:19|20)[0-9]{2}")
 # RFC 5782, 2.1: answers lie in 127.0.0.0/8
@@ -80,9 +87,23 @@ _QUOTING: Final = 300
 _DOMAIN: Final = re.compile(r"(?<![\w.@/-])(?:[a-z0-9-]{1,63}\.){1,6}[a-z]{2,24}(?![\w-])", re.IGNORECASE)
 
 
+def _table(table: Mapping[str, Any], key: str) -> dict[str, Any]:
+    value = table.get(key, {})
+    if not isinstance(value, dict):
+        raise BlocklistError(f"{key} must be a table: answer = meaning")
+    return value
+
+
+def _bits(table: Mapping[str, Any]) -> dict[int, str]:
+    bits = _table(table, "bits")
+    if wrong := [bit for bit in bits if not _BIT.fullmatch(bit)]:
+        raise BlocklistError(f"bits: {wrong[0]!r} is no number from 1 to 255")
+    return {int(bit): str(meaning) for bit, meaning in bits.items()}
+
+
 def _answers(table: Mapping[str, Any], key: str) -> dict[str, str]:
     answers = {}
-    for text, meaning in table.get(key, {}).items():
+    for text, meaning in _table(table, key).items():
         found = _RANGE.fullmatch(text)
         if not found:
             raise BlocklistError(f"{key}: {text!r} is not 127.a.b.c or 127.a.b.c-d")
@@ -108,9 +129,12 @@ def _checked(table: Mapping[str, Any]) -> None:
             raise BlocklistError(f"needs {key}")
     if not _YEAR.search(table["source"]):
         raise BlocklistError("has no source with a year")
+    for key, kind in _TYPES.items():
+        if key in table and not isinstance(table[key], kind):
+            raise BlocklistError(f"{key} = {table[key]!r}: must be {_KIND_WORDS[kind]}")
     if table.get("weight", "block") not in {"block", "advise"}:
         raise BlocklistError(f"weight = {table['weight']!r}: block or advise")
-    if not set(table.get("lists", ())) <= {"ip", "domain"} or not table.get("lists"):
+    if not set(_strings(table, "lists")) <= {"ip", "domain"} or not table.get("lists"):
         raise BlocklistError('lists: ["ip"], ["domain"] or both')
     if table.get("category", "blocklisted") not in CATEGORIES:
         raise BlocklistError(f"category = {table['category']!r}: see rules/README.md")
@@ -131,7 +155,7 @@ def read_blocklist(table: Mapping[str, Any]) -> Blocklist:
         codes=_answers(table, "codes"),
         not_listed=_answers(table, "not_listed"),
         refused=_answers(table, "refused"),
-        bits={int(bit): str(meaning) for bit, meaning in table.get("bits", {}).items()},
+        bits=_bits(table),
         text=_strings(table, "text"),
         named=_strings(table, "named"),
         unless=_strings(table, "unless"),

@@ -71,7 +71,7 @@ def finished(draft: Draft, reporting_mta: str | None, message_id: str | None, se
         original_recipient=draft.original_recipient,
         status=status,
         reply_code=reply,
-        diagnostic=diagnostic or draft.remark or None,
+        diagnostic=diagnostic or joined(draft.remark)[:DIAGNOSTIC_LIMIT] or None,
         diagnostic_type=draft.diagnostic_type,
         remote_mta=name,
         remote_ip=draft.remote_ip or address,

@@ -67,7 +67,9 @@ def run(name: str, target: Target, seconds: int) -> Run:
 def main(names: list[str]) -> int:
     """Return the exit status after the targets `names`, all where none is named."""
     if importlib.util.find_spec("atheris") is None:
-        sys.stderr.write("atheris is missing: .venv/bin/pip install atheris (wheels for Linux on x86-64, Python 3.11 to 3.13)\n")
+        sys.stderr.write(
+            "atheris is missing: .venv/bin/pip install atheris (wheels for Linux on x86-64, Python 3.11 to 3.13)\n"
+        )
         return 2
     if unknown := set(names) - set(TARGETS):
         sys.stderr.write(f"no such target: {min(unknown)}; there are {' '.join(TARGETS)}\n")
@@ -78,7 +80,9 @@ def main(names: list[str]) -> int:
     for name in names or TARGETS:
         done = run(name, TARGETS[name], seconds)
         total += len(done.finds)
-        print(f"{name:<12}{done.executions:>12,}{done.executions // max(seconds, 1):>10,}  {len(done.finds)}", flush=True)
+        print(
+            f"{name:<12}{done.executions:>12,}{done.executions // max(seconds, 1):>10,}  {len(done.finds)}", flush=True
+        )
         for path in done.finds:
             print(f"  {path.relative_to(ROOT)}\n" + "\n".join("    " + line for line in trace(done.words)))
     return 1 if total else 0
