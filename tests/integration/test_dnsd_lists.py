@@ -161,6 +161,27 @@ def test_list_that_stops_answering_is_given_up(servers):
     assert asked < 60
 
 
+def test_slow_list_is_waited_for():
+    """A list that takes its time, within the time limit, is believed."""
+
+    def handler(query, _tcp):
+        name = query.question[0].name.to_text()
+        listed = name.startswith(("2.0.0.127", "1.2.0.192"))
+        return [reply_to(query, "@ 60 IN A 127.0.0.2") if listed else reply_to(query, rcode=3)]
+
+    with Scripted(handler, delay_s=0.3) as server:
+        found, _ = look(server, zone("slow.example.net"), "192.0.2.1", "192.0.2.2", timeout_s=3)
+    assert [found[subject].listing.state for subject in ("192.0.2.1", "192.0.2.2")] == [State.LISTED, State.NOT_LISTED]
+
+
+def test_broken_list_is_unknown():
+    """SERVFAIL for the list's zone, as a resolver gives for one without a working server, is unknown."""
+    with Scripted(lambda query, _tcp: [reply_to(query, rcode=2)]) as server:
+        found, _ = look(server, zone("broken.example.net"), "192.0.2.1")
+    assert found["192.0.2.1"].listing.state is State.UNKNOWN
+    assert "no working server" in found["192.0.2.1"].listing.why
+
+
 def test_silent_list_delays_only_its_own_row(servers):
     """While one list never answers, the others' rows are complete before it is."""
     order = []
