@@ -69,8 +69,11 @@ def is_auto_reply(view: View) -> bool:
         or "bulk" in decoded(fields.get("precedence")).lower()
     ):
         return True
-    # no field tells: the subject begins with the mark, the words bear it out, and it answers something
-    begins = any(view.subject.lower().lstrip("[( ").startswith(phrase) for phrase in readers.auto_subjects)
+    # no field tells: the subject begins with the mark and, unless it is unmistakable, the words bear it out
+    subject = view.subject.lower().lstrip("[( ")
+    if subject.startswith(readers.auto_certain):
+        return True
+    begins = subject.startswith(readers.auto_subjects)
     answers = bool(fields.get("in-reply-to") or fields.get("references") or ":" in view.subject)
     return begins and answers and any(text in view.low for text in readers.auto_texts)
 

@@ -141,7 +141,9 @@ def _behind_label(lines: list[str], readers: Readers, not_recipients: Collection
         label = matched[1].strip().lower()
         if label in readers.other_labels or label.endswith(("from", "by")) or _SENDERS_WORDS.search(line):
             continue
-        hit = _Found(number, clean(matched[2]), matched[3])
+        # "User's mailbox is full: <a@b>": a label of several words tells the reason
+        reason = f"{matched[1]}: {matched[3]}" if len(label.split()) > 2 else matched[3]
+        hit = _Found(number, clean(matched[2]), reason)
         if any(word in label for word in readers.recipient_labels):
             sure.append(hit)
         elif _believable(hit.recipient, readers, not_recipients):

@@ -62,6 +62,7 @@ class Readers:
     recipient_labels: tuple[str, ...]
     helpers: frozenset[str]
     auto_subjects: tuple[str, ...]
+    auto_certain: tuple[str, ...]
     auto_headers: tuple[str, ...]
     auto_precedence: frozenset[str]
     auto_values: tuple[tuple[str, str], ...]
@@ -98,6 +99,7 @@ class Readers:
                 recipient_labels=_lower(general["recipient_labels"]),
                 helpers=frozenset(_lower(general["helpers"])),
                 auto_subjects=_lower(auto["subjects"]),
+                auto_certain=_lower(auto["certain_subjects"]),
                 auto_headers=_lower(auto["headers"]),
                 auto_precedence=frozenset(_lower(auto["precedence"])),
                 auto_values=tuple((k.lower(), v.lower()) for k, v in auto["header_values"].items()),

@@ -31,6 +31,7 @@ from .feedback import read_feedback
 from .header import decoded, message_id_of, parameter
 from .mime import read_message
 from .readers import Readers
+from .reply import reply_start
 from .told import host_in, reason_in, refused_command, told_by
 from .view import View
 
@@ -48,6 +49,7 @@ _RECEIPT_TYPES: Final = frozenset({"message/disposition-notification", "message/
 # VERP: bounces+user=example.net@our.example and list-bounce-user=example.net@our.example
 _VERP = re.compile(r"(?:[+-]|\b)([A-Za-z0-9._%+-]{1,64})=([A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63}){1,8})@")
 _VERP_PREFIX = re.compile(r"^.*?(?:bounces?|return|errors?|verp|b|ret)[+-]+(?=.)", re.IGNORECASE)
+_DAEMON_ADDRESSES: Final = ("mailer-daemon@", "mailerdaemon@", "postmaster@", "mdaemon@")
 _QUOTED_LINE = re.compile(r"^> ?[^>\n]", re.MULTILINE)
 _WRAPPERS: Final = frozenset({"multipart/digest", "multipart/encrypted"})
 
@@ -170,7 +172,7 @@ def _adopted(drafts: list[Draft], told: list[Draft], view: View) -> list[Draft]:
 
 def _from_all_words(view: View) -> Draft:
     """Return what the words tell as a whole, about the one recipient that the fields name."""
-    told = told_by(view.words, view.readers)
+    told = told_by("\n" + view.words, view.readers)
     return Draft(
         diagnostic=told.diagnostic if told.quoted else "",
         diagnostic_type="smtp" if told.quoted else None,
@@ -227,9 +229,7 @@ def _in_words(view: View) -> DeliveryReport | None:
     if not drafts:
         drafts = [_of_rest(address, view) for address in _outside(view)]
     if not drafts:
-        if not (family and (view.from_daemon or view.null_sender)) and not (
-            view.has_failure_subject() and view.null_sender
-        ):
+        if not (view.from_daemon and view.null_sender and (family or view.has_failure_subject())):
             return None
         drafts = [_of_rest(None, view)]
     if view.is_delay():
@@ -279,10 +279,14 @@ def _is_report(view: View, family: Family | None) -> bool:
         return bool(family) and subject and words
     if not system:
         return bool(family) and subject and words
+    if not (family or view.null_sender or failed_field or view.has_daemon_address):
+        # only the display name says "mail delivery": so does phishing ("you have 5 undelivered messages")
+        return subject and words and (view.returns_message or reply_start(view.words[:6000]) is not None)
     both = view.null_sender and view.from_daemon
+    plainly = both or (view.sender_address or "").startswith(_DAEMON_ADDRESSES)
     return (
         bool(family)
-        or (subject and (words or both))
+        or (subject and (words or plainly))
         or (words and (both or (view.from_daemon and view.returns_message)))
     )
 
@@ -311,9 +315,9 @@ def _drafts_in_words(view: View) -> list[Draft]:
 
 def _look_before(draft: Draft, view: View, preface: str, *, alone: bool) -> None:
     """Take the reply or the reason that stands before the recipients, where a recipient's own lines tell none."""
-    told = told_by(preface, view.readers)
+    told = told_by("\n" + preface, view.readers)
     if (told.quoted and (alone or _is_aside(draft.diagnostic))) or not draft.diagnostic:
-        draft.diagnostic = told.diagnostic or reason_in(view.words, view.readers)
+        draft.diagnostic = told.diagnostic or reason_in("\n" + view.words, view.readers)
         draft.diagnostic_type = "smtp" if told.quoted else None
         draft.command = draft.command or told.command
         draft.remote_mta = draft.remote_mta or told.host
@@ -326,7 +330,7 @@ def _is_aside(text: str) -> bool:
 
 def _of_rest(recipient: str | None, view: View) -> Draft:
     """Return a draft for a recipient that the words do not name: all they say is about it."""
-    told = told_by(view.words, view.readers)
+    told = told_by("\n" + view.words, view.readers)
     return Draft(
         recipient=recipient,
         diagnostic=told.diagnostic,

@@ -128,6 +128,12 @@ class View:
         return not sender.strip() or sender.strip() == "<>" or any(word in sender for word in self.readers.daemons)
 
     @lazy
+    def has_daemon_address(self) -> bool:
+        """Whether the address in From, not only the name beside it, is a mail system's."""
+        local = (self.sender_address or "").partition("@")[0] + "@"
+        return local == "@" or any(word in local for word in self.readers.daemons)
+
+    @lazy
     def status_parts(self) -> list[Part]:
         """The delivery-status parts of this message."""
         return [part for part in self.own if part.type in _STATUS_TYPES]
