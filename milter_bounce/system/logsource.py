@@ -47,13 +47,15 @@ class Source(Protocol):
 
 def local_zone() -> tzinfo:
     """Return the time zone of this host, with its rules for summer; traditional time stamps are written in it."""
+    name = os.environ.get("TZ", "").lstrip(":") or "/etc/localtime"
     try:
-        if name := os.environ.get("TZ", "").lstrip(":"):
+        if not name.startswith("/"):
             return ZoneInfo(name)
-        with Path("/etc/localtime").open("rb") as file:
+        with Path(name).open("rb") as file:
             return ZoneInfo.from_file(file)
     except (OSError, ValueError, ZoneInfoNotFoundError):
-        return UTC
+        # TZ may hold rules instead of a name (CET-1CEST): the C library knows them; the offset of now has to do
+        return datetime.now().astimezone().tzinfo or UTC
 
 
 class FileSource:

@@ -7,9 +7,9 @@ import os
 import shutil
 import subprocess
 import sys
-from datetime import UTC
+import time
+from datetime import datetime, timedelta
 from pathlib import Path
-from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -220,13 +220,22 @@ def test_log_that_cannot_be_read_is_an_error_each_time(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "zone"),
-    [("Europe/Berlin", ZoneInfo("Europe/Berlin")), (":UTC", ZoneInfo("UTC")), ("No/Where", UTC)],
+    ("name", "hours"),
+    [
+        pytest.param("Europe/Berlin", 1, id="name"),
+        pytest.param(":UTC", 0, id="colon"),
+        pytest.param(":/usr/share/zoneinfo/Europe/Berlin", 1, id="path"),
+        pytest.param("XYZ-5", 5, id="rules"),
+        pytest.param("No/Where", 0, id="unknown"),
+    ],
 )
-def test_time_zone_comes_from_the_environment(monkeypatch, name, zone):
-    """TZ names the zone; an unknown one is UTC."""
+def test_time_zone_comes_from_the_environment(monkeypatch, name, hours):
+    """TZ names the zone, by name, path or rules; an unknown one is UTC."""
     monkeypatch.setenv("TZ", name)
-    assert local_zone() == zone
+    time.tzset()
+    assert datetime(2026, 12, 1, tzinfo=local_zone()).utcoffset() == timedelta(hours=hours)
+    monkeypatch.undo()
+    time.tzset()
 
 
 def test_time_zone_of_the_system_is_found(monkeypatch):
