@@ -19,6 +19,7 @@ import click
 from milter_bounce.system.rulefiles import status_of
 from milter_bounce.verdict import printable, verdict_fields
 
+from ._json import json_line
 from ._rules import loaded_rules
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from milter_bounce.verdict import Classification
 
 LINE_LIMIT = 1_048_576
-"""Characters of one line of standard input; the rest of a longer one is a reply of its own."""
+"""Bytes of one line of standard input that are looked at."""
 
 
 def _status(line: str) -> DeliveryStatus:
@@ -36,7 +37,7 @@ def _status(line: str) -> DeliveryStatus:
     if line.startswith("{"):
         try:
             values = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):  # no JSON, or nested without end: then it is a reply
             values = None
         if isinstance(values, dict) and isinstance(values.get("response"), str):
             return status_of(values["response"], _word(values, "remote_mta"), _word(values, "recipient"))
@@ -55,19 +56,19 @@ def _lines(texts: Iterable[str]) -> Iterator[str]:
             continue
         stream = sys.stdin.buffer
         while line := stream.readline(LINE_LIMIT):
+            rest = line
+            while rest and not rest.endswith(b"\n"):
+                rest = stream.readline(LINE_LIMIT)
             yield line.decode("utf-8", "replace").rstrip("\r\n")
 
 
 def _object(status: DeliveryStatus, verdict: Classification) -> str:
-    return json.dumps(
-        {
-            "text": status.diagnostic,
-            "reply": str(status.reply_code) if status.reply_code else None,
-            "status": str(status.status) if status.status else None,
-            **verdict_fields(verdict),
-        },
-        ensure_ascii=False,
-    )
+    return json_line({
+        "text": status.diagnostic,
+        "reply": str(status.reply_code) if status.reply_code else None,
+        "status": str(status.status) if status.status else None,
+        **verdict_fields(verdict),
+    })  # fmt: skip
 
 
 def _row(status: DeliveryStatus, verdict: Classification) -> str:

@@ -19,7 +19,6 @@ SECURITY
 from __future__ import annotations
 
 import gc
-import json
 import multiprocessing
 import os
 import sys
@@ -32,6 +31,7 @@ from milter_bounce.system.mailfiles import found_in, mails_of
 from milter_bounce.system.readers import ReportReader, ReportRules, load_readers
 from milter_bounce.verdict import printable, stamp, status_fields
 
+from ._json import json_line
 from ._rules import Refusal, loaded_rules
 
 if TYPE_CHECKING:
@@ -125,8 +125,7 @@ def _print_json(results: Iterable[Result]) -> bool:
             good = False
             click.echo(f"milter-bounce: {printable(fault)}", err=True)
             continue
-        line = json.dumps(found, ensure_ascii=False).encode("utf-8", "backslashreplace")
-        sys.stdout.buffer.write(line + b"\n")
+        sys.stdout.buffer.write(json_line(found).encode() + b"\n")
     sys.stdout.buffer.flush()
     return good
 

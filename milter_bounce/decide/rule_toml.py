@@ -112,6 +112,8 @@ class Operator:
     name: str
     mx: tuple[str, ...]
     large: bool = False
+    marks: tuple[str, ...] = ()
+    """Patterns for what only he says: they find him where the MX host does not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,7 +283,8 @@ def _tier(name: str, values: Mapping[str, Any], *, local: bool) -> Tier:
 
 def _operator(name: str, table: Mapping[str, Any]) -> Operator:
     mx = _strings(table, "mx")
-    operator = Operator(_checked_id(table.get("id")), str(table.get("name", "")), mx, bool(table.get("large", False)))
+    large, marks = bool(table.get("large", False)), _strings(table, "marks")
+    operator = Operator(_checked_id(table.get("id")), str(table.get("name", "")), mx, large, marks)
     if not operator.name:
         raise _FaultError("[operator] needs a name")
     stem = name.rpartition("/")[2].removesuffix(".toml")

@@ -18,7 +18,7 @@ from .assemble import addresses, blocklist_rules, everywhere, overridden, refuse
 from .codes import DEFAULT_4XX, DEFAULT_5XX, DEFAULT_NONE, Codes
 from .judged import code_text, judged
 from .rule_toml import Operator, Rule, RuleFile, RulesError, Tier, from_values, to_values
-from .scan import NO_CODES, Scan
+from .scan import NO_CODES, Scan, joined
 from .times import Times
 from .words import WORDS_LIMIT, words_of
 
@@ -112,7 +112,11 @@ class RuleSet:
         self._lists = range(len(head) + len(middle), len(head) + len(middle) + len(lists))
         general = [*head, *middle, *lists, *by_tier[Tier.TEXT]]
         self._times = range(len(general), len(general) + len(self._phrases.phrases))
-        self._general = Scan(general, [phrase.text for phrase in self._phrases.phrases])
+        marks = [(joined(o.marks), o.id) for o in self.operators.values() if o.marks]
+        self._marks = {self._times.stop + i: operator for i, (_, operator) in enumerate(marks)}
+        self._general = Scan(
+            general, [*(phrase.text for phrase in self._phrases.phrases), *(text for text, _ in marks)]
+        )
         self._own: dict[str, Scan] = {}
         self._own_rules = {name: [r for r in rules if r.operator == name] for name in self.operators}
         self._codes = Codes(by_tier[Tier.STATUS], by_tier[Tier.REPLY])
@@ -197,13 +201,14 @@ class RuleSet:
             return _Decision(replace(_OURS, operator=operator))
         raw = words.encode(errors="replace")
         hits = self._general.hits(raw) if words else []
-        scan, index = self._first(hits, raw, operator, status)
+        marked = self._marked(hits, raw) if operator is None else None
+        scan, index = self._first(hits, raw, operator or marked, status)
         if scan is None:
             rule, matched = self._codes.rule_of(status.reply_code, status.status), code_text(status)
         else:
             rule, matched = scan.rules[index], scan.matched(index, raw) or code_text(status)
         # the host that spoke decides: words of Gmail's from any other server must not count as a refusal by Gmail
-        speaker = operator or (rule.operator if status.remote_mta is None else None)
+        speaker = operator or (rule.operator or marked if status.remote_mta is None else None)
         verdict = judged(rule, matched, speaker, status)
         if (wait := self._stated(hits, raw)) is not None:
             verdict = replace(verdict, retry_after=wait)
@@ -224,6 +229,11 @@ class RuleSet:
             if own_first is not None:
                 return own, own_first
         return (None, -1) if first is None else (general, first)
+
+    def _marked(self, hits: list[int], raw: bytes) -> str | None:
+        """Return the operator whose marks the text bears: whoever hands it on, his rules read it best."""
+        marks = self._marks
+        return next((marks[i] for i in hits if i in marks and self._general.fires(i, hits, raw, NO_CODES)), None)
 
     def _scan_of(self, operator: str) -> Scan:
         """Return the compiled rules of one operator, made when it is first met."""
@@ -273,6 +283,7 @@ class RuleSet:
         codes = (code, status.status, status.command)
         raw = self.words(status).encode(errors="replace")
         verdict = self.classify(status)
+        operator = operator or self._marked(self._general.hits(raw), raw)
         rows: list[tuple[Rule, str]] = []
         general = [(self._general, i) for i in self._general.firing(self._general.hits(raw), raw, codes)]
         rows += [_row(s, i, raw) for s, i in general if i < self._head_end]
