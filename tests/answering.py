@@ -72,6 +72,14 @@ class FixedMemory:
             return None
         return Suppression(recipient, found.since, found.category, found.rule, found.text)
 
+    def rest(self):
+        pass
+
+    def stranger(self, recipient):
+        if self.fails:
+            raise StoreError(self.fails)
+        return recipient not in self.standings
+
     def claim_probe(self, key, now):
         del now
         if key in self.claimed:

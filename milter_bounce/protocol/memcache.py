@@ -71,9 +71,9 @@ class Connection:
         """
         # what Postfix sends, one short question at a time, goes by the short way
         if data[:4] == b"get " and data[-2:] == b"\r\n" and not self._buffer and len(data) <= KEY_LIMIT_BYTES:
-            keys = data[4:].split()
-            if len(keys) == 1 and data.count(b"\n") == 1:
-                return (Get((keys[0].decode("utf-8", "replace"),)),)
+            key = data[4:-2]
+            if key and len(key.split()) == 1 and key == key.strip():
+                return (Get((key.decode("utf-8", "replace"),)),)
         return self._commands(data)
 
     def _commands(self, data: bytes) -> Iterator[Get | Other | Quit]:

@@ -107,7 +107,9 @@ def make_answers(settings: Settings, say: Any) -> Answers:
         RulesError: broken rules.
     """
     unhurried = settings.model_copy(update={"store": settings.store.model_copy(update={"lock_wait_s": 0.0})})
-    return Answers(Powers.of(settings), make_store(unhurried), load_rules(settings), say)
+    store = make_store(unhurried)
+    store.keep_view()
+    return Answers(Powers.of(settings), store, load_rules(settings), say)
 
 
 class Program:
@@ -155,6 +157,7 @@ class Program:
             self._lines.say(f"started, mode {self._settings.mode}, listening on {listening}")
             while not stop.is_set():
                 self._heart.beat()
+                self._answers.rest()
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(stop.wait(), EVERY_S)
             self._heart.stopping()

@@ -52,11 +52,17 @@ class Memory(Protocol):
     ) -> Standing:
         """Return what stands in the way of `recipient`."""
 
+    def stranger(self, recipient: str) -> bool:
+        """Return True where nothing is known that could stand in the way of `recipient`."""
+
     def suppressed(self, recipient: str) -> Suppression | None:
         """Return the suppression of `recipient`."""
 
     def claim_probe(self, key: str, now: datetime) -> bool:
         """Return whether this caller may send the probe."""
+
+    def rest(self) -> None:
+        """Let go of what is held between questions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +130,10 @@ class Answers:
             lambda text: _judge(text, rules)
         )
 
+    def rest(self) -> None:
+        """Do what is to be done twice a second, questions or not."""
+        self._memory.rest()
+
     # -- one method a wire: bytes of the answer to one event; None = close -------
 
     def on_socketmap(self, query: socketmap.Query) -> bytes:
@@ -141,10 +151,10 @@ class Answers:
         if type(event) is memcache.Get:
             # only whole addresses: Postfix asks for domain and .parent after the address was not found, and the
             # address has been judged with its domain by then - a probe that may go must not be held by its domain
-            keys = [key for key in event.keys if "@" in key]
-            if not keys or not self._powers.enforce:
-                return memcache.END if CHECK_ADDRESS not in keys else memcache.send([(CHECK_ADDRESS, self._alive)])
-            found = [(key, value) for key in keys if (value := self._safely(self._gate, key)) is not None]
+            keys = event.keys
+            if len(keys) == 1 and "@" not in keys[0]:
+                return memcache.END
+            found = [(key, value) for key in keys if "@" in key and (value := self._safely(self._gate, key))]
             return memcache.send(found) if found else memcache.END
         if type(event) is memcache.Quit:
             return None
@@ -179,6 +189,8 @@ class Answers:
     def _gate(self, key: str) -> str | None:
         if key == CHECK_ADDRESS:
             return self._alive
+        if not self._powers.enforce or (self._away is None and self._memory.stranger(key)):
+            return None
         return answers.gate_value(self._before_attempt(key, None))
 
     def _before_attempt(self, recipient: str, sender: str | None) -> Answer:

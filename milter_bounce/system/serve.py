@@ -65,16 +65,19 @@ class Service:
     broken: int = 0
     """Conversations that ended in bytes that are no question."""
 
+    now: float = 0.0
+    """The loop's time at the last sweep: near enough for time limits of seconds."""
+
 
 class _Conversation(asyncio.Protocol):
     """One connection: bytes to the core, events to the answerer, bytes back."""
 
-    __slots__ = ("_core", "_loop", "_service", "_transport", "begun", "heard")
+    __slots__ = ("_core", "_service", "_transport", "begun", "heard")
 
-    def __init__(self, service: Service, loop: asyncio.AbstractEventLoop) -> None:
-        self._service, self._loop, self._core = service, loop, service.core()
+    def __init__(self, service: Service) -> None:
+        self._service, self._core = service, service.core()
         self._transport: asyncio.Transport | None = None
-        self.heard = loop.time()
+        self.heard = service.now
         self.begun: float | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -94,27 +97,34 @@ class _Conversation(asyncio.Protocol):
         self._service.open.discard(self)
 
     def data_received(self, data: bytes) -> None:
+        service, transport = self._service, self._transport
         answers: list[bytes] = []
-        transport = self._transport
-        if transport is None or transport.is_closing():
+        if transport is None:
             return
         try:
             for event in self._core.receive(data):
-                answer = self._service.answer(event)
+                answer = service.answer(event)
                 if answer is None:
-                    transport.write(b"".join(answers))
-                    transport.close()
+                    self._finish(answers)
                     return
                 answers.append(answer)
         except ProtocolError as error:
-            self._service.broken += 1
-            transport.write(b"".join(answers) + error.reply)
-            transport.close()
+            service.broken += 1
+            self._finish([*answers, error.reply])
             return
-        self.heard = self._loop.time()
-        self.begun = (self.heard if answers or self.begun is None else self.begun) if self._core.pending else None
+        self.heard = service.now
+        if not self._core.pending:
+            self.begun = None
+        elif answers or self.begun is None:
+            self.begun = service.now
         if answers:
             transport.write(answers[0] if len(answers) == 1 else b"".join(answers))
+
+    def _finish(self, answers: list[bytes]) -> None:
+        """Send what is to be said, then close."""
+        if self._transport is not None:
+            self._transport.write(b"".join(answers))
+            self._transport.close()
 
     def pause_writing(self) -> None:
         if self._transport is not None:
@@ -217,6 +227,7 @@ class Server:
         """Listen on every address."""
         loop = asyncio.get_running_loop()
         for service in self._services:
+            service.now = loop.time()
             listening = listen(service.address, self._owner)
             if service.address.startswith("unix:"):
                 path = service.address.removeprefix("unix:")
@@ -224,7 +235,7 @@ class Server:
                 start = loop.create_unix_server
             else:
                 start = loop.create_server  # type: ignore[assignment]
-            self._servers.append(await start(lambda s=service: _Conversation(s, loop), sock=listening, backlog=BACKLOG))  # type: ignore[misc]
+            self._servers.append(await start(lambda s=service: _Conversation(s), sock=listening, backlog=BACKLOG))  # type: ignore[misc]
         self._sweeper = asyncio.create_task(self._sweep())
         return self
 
@@ -235,6 +246,7 @@ class Server:
             await asyncio.sleep(SWEEP_S)
             now = loop.time()
             for service in self._services:
+                service.now = now
                 for conversation in [c for c in service.open if c.overdue(now)]:
                     conversation.end()
 
