@@ -56,18 +56,20 @@ class Troubles:
             self._news[f"{zone.zone} ({family})" if len(zone.families) > 1 else zone.zone] = health
 
     def tell(self, resolvers: Iterable[object]) -> None:
-        """Write what was gathered: one line for all lists with the same trouble."""
+        """Write what was gathered: one line for all lists with the same trouble, one for all that turn us away."""
         gathered, self._news = self._news, {}
-        by_kind: dict[Health, list[str]] = {}
+        by_kind: dict[tuple[bool, bool, str], dict[str, str]] = {}
         for name, health in gathered.items():
-            by_kind.setdefault(health, []).append(name)
-        for health, names in by_kind.items():
-            if health.ok:
+            kind = (health.ok, health.refused, "" if health.refused else health.why)
+            by_kind.setdefault(kind, {})[name] = health.why
+        for (ok, refused, _), whys in by_kind.items():
+            names, why = list(whys), "; ".join(dict.fromkeys(whys.values()))
+            if ok:
                 self._say(f"blocklists believed again: {', '.join(names)}")
                 if not self._refusers:
                     self._safely(lambda: self._dns.untell(TURNED_AWAY))
-            elif not health.refused or not self._turned_away(names, health.why, ", ".join(map(str, resolvers))):
-                self._say(f"warning: blocklists not believed: {', '.join(names)}: {printable(health.why)}")
+            elif not refused or not self._turned_away(names, why, ", ".join(map(str, resolvers))):
+                self._say(f"warning: blocklists not believed: {', '.join(names)}: {printable(why)}")
 
     def _turned_away(self, names: list[str], why: str, resolvers: str) -> bool:
         """Tell once that lists turn our resolver away; return whether that was done now."""
