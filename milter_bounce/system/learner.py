@@ -57,6 +57,7 @@ class Told:
 
     def __init__(self) -> None:
         self.lines: list[str] = []
+        self.warnings: list[str] = []
         self.events: list[str] = []
         self.notices: list[Notice] = []
         self.mentions: list[tuple[tuple[BlocklistMention, ...], datetime]] = []
@@ -121,7 +122,7 @@ class Learner:
         try:
             with self._store.batch() as changes:
                 for found in events:
-                    count += self._learn(changes, found, now, told)
+                    count += self._tried(changes, found, now, told)
                 if position is not None:
                     changes.position(LogPosition(self._name, cursor=position))
         except StoreError:
@@ -130,6 +131,16 @@ class Learner:
         self._waiting = None
         self._tell(told)
         return count
+
+    def _tried(self, changes: Changes, found: Sent | LogEvent, now: datetime, told: Told) -> int:
+        """Learn from one event; one that we stumble over is left out and told: the next start must not die of it too."""
+        try:
+            return self._learn(changes, found, now, told)
+        except StoreError:
+            raise
+        except Exception as error:  # our own bug, whichever: without this the same line would end every start
+            told.warnings.append(f"left out what cannot be learnt ({type(error).__name__}: {error}): {found!r}")
+            return 0
 
     def _learn(self, changes: Changes, found: Sent | LogEvent, now: datetime, told: Told) -> int:
         if isinstance(found, Sent):
@@ -195,6 +206,8 @@ class Learner:
     def _tell(self, told: Told) -> None:
         for line in told.lines:
             self._log.line(line)
+        for warning in told.warnings:
+            self._log.warning(warning)
         if told.events:
             sys.stdout.write("\n".join(told.events) + "\n")
             sys.stdout.flush()

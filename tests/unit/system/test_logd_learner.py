@@ -297,3 +297,18 @@ def test_mail_cannot_be_forged_by_a_reply():
     assert [text.partition(b":")[0] for text in head.splitlines()].count(b"Bcc") == 0
     assert b"\\u202e" in body
     assert mail.isascii()
+
+
+def test_line_that_we_stumble_over_is_left_out(desk, monkeypatch):
+    """A bug of ours costs one line and a warning, not logd: the same line would end every start."""
+    classify = RULES.classify
+
+    def stumble(status):
+        if status.recipient == "odd@example.net":
+            raise RecursionError("too deep")
+        return classify(status)
+
+    monkeypatch.setattr(desk.learner._rules, "classify", stumble)
+    assert desk.learn(line(FULL), line(FULL, to="odd@example.net"), line(FULL, to="next@example.net")) == 2
+    assert "left out what cannot be learnt (RecursionError: too deep)" in desk.lines()[-1]
+    assert desk.store.recipient("next@example.net").episode.attempts == 1
