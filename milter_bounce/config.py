@@ -18,7 +18,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from .verdict import CATEGORIES
+from .verdict import CATEGORIES, printable
 
 
 class ConfigError(Exception):
@@ -508,7 +508,7 @@ def from_values(values: dict[str, Any], name: str) -> Settings:
         return Settings.model_validate(values)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        key = ".".join(map(str, first["loc"]))
+        key = printable(".".join(map(str, first["loc"])), 200)
         value = repr(first["input"])
         remedy = _REMEDY.get(first["type"], first["msg"].removeprefix("Value error, "))
         raise ConfigError(f"{name}: {key} = {value[:120]}: {remedy}") from None

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from milter_bounce.verdict import CATEGORIES, AdviceKind, FailureClass, Scope
+from milter_bounce.verdict import CATEGORIES, AdviceKind, FailureClass, Scope, printable
 
 from .blocklist import Blocklist, BlocklistError, read_blocklist
 
@@ -28,7 +28,9 @@ class RulesError(Exception):
 
     def __init__(self, file: str, rule: str | None, reason: str) -> None:
         self.file, self.rule, self.reason = file, rule, reason
-        super().__init__(f"{file}: {rule + ': ' if rule else ''}{reason}")
+        text = f"{file}: {rule + ': ' if rule else ''}{reason}"
+        # ids and keys of a hostile file end up in a log or a terminal
+        super().__init__(text if text.isprintable() else printable(text, 1000))
 
 
 class Tier(IntEnum):
@@ -150,6 +152,7 @@ _RULE_KEYS: Final = frozenset({
     "source", "examples",
 })  # fmt: skip
 _FILE_KEYS: Final = frozenset({"rank", "source", "tier", "operator", "rule", "blocklist", "time", "units"})
+_LONGEST_UNIT_S: Final = 366 * 86_400
 _STRICT_SUPPRESS: Final = "a refusal of the sender never suppresses: class policy cannot have advice suppress"
 
 
@@ -204,12 +207,17 @@ def status_pattern(text: str) -> StatusPattern:
     return StatusPattern(classes, _span(found[2]), _span(found[3]))
 
 
+def _is_example(item: dict[str, Any]) -> bool:
+    mta, seconds = item.get("remote_mta"), item.get("seconds")
+    return isinstance(item.get("text"), str) and isinstance(mta, str | None) and isinstance(seconds, int | None)
+
+
 def _examples(table: Mapping[str, Any]) -> tuple[Example, ...]:
-    found = []
-    for item in table.get("examples", ()):
+    found, items = [], table.get("examples", [])
+    for item in items if isinstance(items, list) else [None]:
         if isinstance(item, str):
             found.append(Example(item))
-        elif isinstance(item, dict) and isinstance(item.get("text"), str):
+        elif isinstance(item, dict) and _is_example(item):
             found.append(Example(item["text"], item.get("remote_mta"), item.get("seconds")))
         else:
             raise _FaultError('examples: strings, or tables { text = "...", remote_mta = "..." }')
@@ -251,20 +259,23 @@ def _conditions(table: Mapping[str, Any]) -> dict[str, Any]:
 def _rule_fields(table: Mapping[str, Any], default_source: str) -> dict[str, Any]:
     if unknown := set(table) - _RULE_KEYS:
         raise _FaultError(f"unknown key {min(unknown)!r}")
-    if table.get("category") not in CATEGORIES:
-        raise _FaultError(f"category = {table.get('category')!r}: see the list at the end of rules/README.md")
+    category, operator = table.get("category"), table.get("operator")
+    if not isinstance(category, str) or category not in CATEGORIES:
+        raise _FaultError(f"category = {category!r}: see the list at the end of rules/README.md")
+    if not isinstance(operator, str | None):
+        raise _FaultError(f"operator = {operator!r}: the id of one of operators/")
     fields = {
-        "category": table["category"],
+        "category": category,
         "class_": _choice(FailureClass, table, "class"),
         "advice": _choice(AdviceKind, table, "advice"),
         "scope": _choice(Scope, table, "scope"),
-        "operator": table.get("operator"),
+        "operator": operator,
         "anywhere": bool(table.get("anywhere", False)),
         "source": _source(table, default_source),
         "examples": _examples(table),
         **_conditions(table),
     }
-    defaults = CATEGORIES[table["category"]]
+    defaults = CATEGORIES[category]
     class_, advice = fields["class_"] or defaults.class_, fields["advice"] or defaults.advice
     if class_ is FailureClass.POLICY and advice is AdviceKind.SUPPRESS:
         raise _FaultError(_STRICT_SUPPRESS)
@@ -302,8 +313,8 @@ def _time(name: str, table: Mapping[str, Any], default_source: str) -> TimePhras
 
 def _unit_seconds(values: Mapping[str, Any]) -> dict[str, int]:
     units = values.get("units", {})
-    if not isinstance(units, dict) or not all(isinstance(seconds, int) for seconds in units.values()):
-        raise _FaultError("[units]: word = seconds")
+    if not isinstance(units, dict) or not all(isinstance(s, int) and 0 < s <= _LONGEST_UNIT_S for s in units.values()):
+        raise _FaultError("[units]: word = seconds, at most a year")
     return {word.lower(): seconds for word, seconds in units.items()}
 
 
@@ -346,6 +357,8 @@ def _file(name: str, values: Mapping[str, Any], place: _Place, *, local: bool) -
     head, rank = values.get("operator", {}), values.get("rank", 0)
     if not isinstance(rank, int):
         raise _FaultError(f"rank = {rank!r}: a number")
+    if not isinstance(head, dict):
+        raise _FaultError("[operator] must be a table: id, name, mx")
     operator = _operator(name, head) if head else None
     source, tier, rules = str(values.get("source", head.get("source", ""))), _tier(name, values, local=local), []
     for table in place.tables(name, values, "rule"):

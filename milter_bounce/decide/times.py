@@ -46,7 +46,13 @@ class Times:
         found = self._compiled[number].search(raw)
         if found is None:
             return None
-        groups = found.groupdict()
+        try:
+            return self._bounded(found.groupdict())
+        except (ValueError, OverflowError):  # a phrase of the administrator's whose groups take more than digits
+            return None
+
+    def _bounded(self, groups: Mapping[bytes, bytes | None]) -> timedelta | None:
+        """Return what the groups of a phrase state, if it is a waiting time at all."""
         clock, count, unit = groups.get(b"clock"), groups.get(b"n"), groups.get(b"unit")
         seconds = None
         if clock:
@@ -57,7 +63,7 @@ class Times:
         if not seconds:
             return None
         wait = timedelta(seconds=seconds)
-        return wait if wait <= LONGEST else None
+        return wait if timedelta(0) < wait <= LONGEST else None
 
 
 def _clock(text: str) -> int:
