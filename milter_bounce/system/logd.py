@@ -138,9 +138,11 @@ class Logd:
                 batch = self._batch(source)
                 if batch is None:
                     break
-                if batch.lines:
+                # the very first position counts without a line, too: what is written while we are away is news
+                if batch.lines or batch.position not in (None, position):
                     self.learner.take(batch, utc_now())
                     self._commit()
+                    position = batch.position
                 self._housekeeping()
         finally:
             self._heart.stopping()

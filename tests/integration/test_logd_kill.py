@@ -52,6 +52,22 @@ def test_killed_logd_counts_every_status_once(tmp_path):
     assert tries == [log.failed // 500] * 3
 
 
+def test_first_start_remembers_where_it_began(tmp_path):
+    """Lines written while logd is away count, though it had not yet read one when it was killed."""
+    log, runs = MailLog(tmp_path / "mail.log"), Runs(settings_for(tmp_path, from_start=False))
+    log.write(20)
+    runs.start()
+    end = time.monotonic() + 15
+    while make_store(runs.settings).log_position(str(log.path)) is None and time.monotonic() < end:
+        time.sleep(0.05)
+    runs.kill()
+    log.write(30)
+    runs.start()
+    counted = runs.wait_counted(30)
+    assert runs.stop() == 0
+    assert sum(counted.values()) == 30
+
+
 def test_locked_store_is_waited_for(tmp_path):
     """Another program that keeps the store locked delays logd, which says so and catches up."""
     log, runs = MailLog(tmp_path / "mail.log"), Runs(settings_for(tmp_path))
