@@ -109,6 +109,10 @@ _ENVELOPE: Final = re.compile(
     r"([A-Z][a-z]{2} [ 0-3][0-9] [0-9:.]{8,15}|[0-9]{4}-[0-9]{2}-[0-9]{2}[T ][0-9:.,]{8,16}(?:Z|[+-][0-9]{2}:?[0-9]{2})?)"
     r" (?:([^ ]{1,255}) )?([^ \[\]:]{1,128})(?:\[([0-9]{1,10})\])?: (?:\[ID [0-9]{1,9} [a-z0-9.]{1,20}\] )?"
 )
+# RFC 5424, 6: PRI VERSION TIMESTAMP HOSTNAME APP-NAME PROCID MSGID STRUCTURED-DATA [BOM] MSG; "-" = nil
+_PROTOCOL: Final = re.compile(
+    r"<[0-9]{1,3}>1 ([^ ]{1,40}) ([^ ]{1,255}) ([^ ]{1,128}) ([^ ]{1,128}) [^ ]{1,32} (?:-|\[[^\]]{0,4096}\]) \ufeff?"
+)
 # at most eleven digits: the year 5138, within the calendar
 _EPOCH: Final = re.compile(r"([0-9]{9,11}\.[0-9]{1,9}) (?=[A-Za-z0-9]{5,30}: )")
 _UNSTAMPED: Final = re.compile(r"(?=[A-Za-z0-9]{8,30}: )")
@@ -177,6 +181,13 @@ def split_line(line: str, stamps: Stamps) -> LogLine | None:
     if found:
         stamp, host, tag, pid = found.groups()
         return LogLine(stamps.read(stamp), host, tag, pid, line[found.end() : LINE_LIMIT])
+    if found := _PROTOCOL.match(line):
+        stamp, host, tag, pid = found.groups()
+        return LogLine(stamps.read(stamp), _nil(host), tag, _nil(pid), line[found.end() : LINE_LIMIT])
     if found := _EPOCH.match(line):
         return LogLine(datetime.fromtimestamp(float(found[1]), UTC), None, "", None, line[found.end() : LINE_LIMIT])
     return LogLine(None, None, "", None, line[:LINE_LIMIT]) if _UNSTAMPED.match(line) else None
+
+
+def _nil(text: str) -> str | None:
+    return None if text == "-" else text
