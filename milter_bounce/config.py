@@ -313,7 +313,10 @@ class DueSection(_Section):
 
 
 def _ip(value: str) -> str:
-    ip_address(value)
+    try:
+        ip_address(value)
+    except ValueError:
+        raise ValueError("write one IPv4 or IPv6 address, without port or mask") from None
     return value
 
 
