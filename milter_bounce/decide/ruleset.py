@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from milter_bounce.delivery import Action
+from milter_bounce.delivery import Action, Source
 from milter_bounce.verdict import CATEGORIES, GATE_MARK, AdviceKind, Classification, FailureClass, Scope
 
 from . import blocklist
@@ -85,6 +85,15 @@ def shortened_operator(host: str, suffixes: Mapping[str, str]) -> str | None:
     ]
     found = {suffixes[name] for name in begun or fitting}
     return found.pop() if len(found) == 1 else None
+
+
+def without_success(status: DeliveryStatus) -> DeliveryStatus:
+    """Return `status`, which an MTA calls a failure, without codes of success: no remote reply overrules the MTA."""
+    if status.reply_code is not None and status.reply_code < 400:
+        status = replace(status, reply_code=None)
+    if status.status is not None and status.status.class_ == 2:
+        status = replace(status, status=None)
+    return status
 
 
 class RuleSet:
@@ -167,6 +176,8 @@ class RuleSet:
         """
         if "status-by-mta" in status.defects:  # Sendmail's own guess from the code: 5.1.1 for any bare 550
             status = replace(status, status=None)
+        if status.source is not Source.TEXT and status.action not in _SUCCESS:
+            status = without_success(status)
         operator = self.operator_of(status.remote_mta)
         code = status.reply_code
         if status.action in _SUCCESS or (code is not None and code < 400):

@@ -11,7 +11,7 @@ from milter_bounce.decide import template
 from milter_bounce.decide.rule_toml import RulesError
 from milter_bounce.decide.ruleset import RuleSet
 from milter_bounce.decide.scan import MATCHED_LIMIT
-from milter_bounce.delivery import Action, DeliveryStatus, EnhancedStatus, Kind
+from milter_bounce.delivery import Action, DeliveryStatus, EnhancedStatus, Kind, Source
 from milter_bounce.parse import reply, sendmail_cf
 from milter_bounce.parse.draft import DIAGNOSTIC_LIMIT
 from milter_bounce.parse.log import LogReader
@@ -35,6 +35,8 @@ def _written(status: DeliveryStatus) -> None:
     """The status is classified, and the line about it is one line without anything that a terminal acts on."""
     verdict = rules().classify(status)
     assert verdict.category in CATEGORIES
+    if status.source is not Source.TEXT and status.action in {Action.FAILED, Action.DELAYED}:
+        assert verdict.category != "delivered"
     assert len(verdict.matched.encode()) <= MATCHED_LIMIT * 3
     assert verdict.retry_after is None or timedelta(0) <= verdict.retry_after < timedelta(days=3650)
     line = log_line(Outcome(status, verdict, Advice(AdviceKind.RETRY)))
