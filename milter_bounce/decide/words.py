@@ -28,8 +28,11 @@ _CODES: Final = re.compile(
     r"(?:[\"'(<\[ ]{0,3}[1-5][0-9]{2}(?![0-9]|\.[0-9]|[A-Za-z])[-:;,.)\]>\"' ]{0,3})?"
     r"(?:[ (\[]{0,2}#?[245]\.[0-9]{1,3}\.[0-9]{1,3}(?![0-9]|\.[0-9])[-:;,.)\]>\"' ]{0,3})?"
 )
-# Postfix: "host mx.example.com[192.0.2.1] said: "; RFC 3464 types: "smtp; "
-_SAID: Final = re.compile(r"(?:[xX]-[A-Za-z0-9-]{1,20}|smtp|SMTP|lmtp) ?; ?|host [^ ]{1,300} said: ")
+# Postfix: "host mx.example.com[192.0.2.1] said: "; RFC 3464 types: "smtp; "; Cisco: "5.1.0 - Unknown address error 550-'"
+_SAID: Final = re.compile(
+    r"(?:[xX]-[A-Za-z0-9-]{1,20}|smtp|SMTP|lmtp) ?; ?|host [^ ]{1,300} said: |"
+    r"(?:[45][0-9]{2} |[45]\.[0-9.]{3,7} - )?[Uu]nknown address error (?=[45][0-9]{2}[- ])"
+)
 _IN_REPLY: Final = " (in reply to "
 _ADDRESS: Final = re.compile(r"<?[^\s<>()\[\]\"',;:@]{1,64}@[^\s<>()\[\]\"',;:@]{1,255}>?")
 _ENDS: Final = ".!?"
