@@ -86,7 +86,12 @@ def test_every_recipient_follows_its_own_advice(tmp_path):
         one = sinks.add("one.test", Script(rcpt=lambda address: replies.get(address, "")))
         two = sinks.add("two.test", Script(rcpt=lambda address: BLOCKED if address else ""))
         with Enforced(tmp_path / "p", routes={"one.test": one, "two.test": two}) as postfix:
-            recipients = ["full@one.test", "gone@one.test", "fine@one.test", "a@two.test"]
+            recipients = [
+                "full@one.test",
+                "gone@one.test",
+                "a@two.test",
+                "fine@one.test",
+            ]  # qmgr remembers the last one
             with postfix.traffic("x@home.example"):
                 postfix.send("me@home.example", recipients)
                 postfix.wait_log("to=<full@one.test>.*relay=none.*milter-bounce: not before", 20)
