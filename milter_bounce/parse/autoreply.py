@@ -50,8 +50,10 @@ def is_auto_reply(view: View) -> bool:
     submitted = decoded(fields.get("auto-submitted")).lower()
     if submitted.startswith("auto-replied"):
         return True
-    if submitted.startswith("auto-generated") and not submitted.startswith("auto-generated (failure"):
-        return _subject_says(view) and not view.is_list_mail()
+    subject = view.subject.lower().lstrip("[( ")
+    if submitted.startswith("auto-generated"):
+        # notices of trackers and calendars are generated too: the subject must begin as an answer's does
+        return subject.startswith(readers.auto_certain) and not view.is_list_mail()
     if any(
         fields.get(name) and decoded(fields.get(name)).lower() not in {"no", "false", "0"}
         for name in readers.auto_headers
@@ -70,7 +72,6 @@ def is_auto_reply(view: View) -> bool:
     ):
         return True
     # no field tells: the subject begins with the mark and, unless it is unmistakable, the words bear it out
-    subject = view.subject.lower().lstrip("[( ")
     if subject.startswith(readers.auto_certain):
         return True
     begins = subject.startswith(readers.auto_subjects)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from .address import ADDRESS, address_in, addresses_in, clean
+from .address import ADDRESS, addresses_in, clean
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -198,8 +198,3 @@ def before_first(words: str, recipient: str) -> str:
     """Return the lines before the first mention of a recipient: some report the reason first."""
     at = words.find(recipient)
     return words[: words.rfind("\n", 0, at) + 1] if at > 0 else ""
-
-
-def sole_address(words: str) -> str | None:
-    """Return the first address of the words, whoever it is."""
-    return address_in(words)

@@ -142,7 +142,7 @@ def _wants_words(draft: Draft) -> bool:
 
 def _with_words(drafts: list[Draft], view: View) -> list[Draft]:
     """Return the drafts completed from the words; the words' own recipients where the fields name none."""
-    told = _drafts_in_words(view)
+    told = _drafts_told(view, family_of(view))
     if not [d for d in drafts if d.recipient and "@" in d.recipient]:
         return _adopted(drafts, told, view)
     for draft in drafts:
@@ -210,14 +210,14 @@ def _gave_up(text: str) -> bool:
 def _in_words(view: View) -> DeliveryReport | None:
     """Return the report that the words are; None for mail that is none."""
     family = family_of(view)
-    if not _is_report(view, family):
+    declared = parameter(view.fields.get("content-type"), "report-type").lower() == "delivery-status"
+    if not declared and not _is_report(view, family):
         return None
     if _INLINE_STATUS.search(view.whole_text):
         report = _standard(view, view.whole_text, inline=True)
         if report:
             return report
-    drafts = OWN_LAYOUT[family.name](view) if family and family.name in OWN_LAYOUT else []
-    drafts = drafts or _drafts_in_words(view)
+    drafts = _drafts_told(view, family)
     if not drafts:
         wrapped = _forwarded(view)
         if wrapped:
@@ -289,6 +289,12 @@ def _is_report(view: View, family: Family | None) -> bool:
         or (subject and (words or plainly))
         or (words and (both or (view.from_daemon and view.returns_message)))
     )
+
+
+def _drafts_told(view: View, family: Family | None) -> list[Draft]:
+    """Return the recipients of the family's own layout; of any words where it has none."""
+    own = OWN_LAYOUT[family.name](view) if family and family.name in OWN_LAYOUT else []
+    return own or _drafts_in_words(view)
 
 
 def _drafts_in_words(view: View) -> list[Draft]:

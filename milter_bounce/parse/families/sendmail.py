@@ -19,9 +19,10 @@ from milter_bounce.delivery import Action
 from milter_bounce.parse.address import ADDRESS, clean, same
 from milter_bounce.parse.blocks import read_blocks
 from milter_bounce.parse.draft import Draft
-from milter_bounce.parse.told import command_in, told_by
+from milter_bounce.parse.told import Told, command_in, told_by
 
 if TYPE_CHECKING:
+    from milter_bounce.parse.blocks import Block
     from milter_bounce.parse.readers import Readers
     from milter_bounce.parse.view import View
 
@@ -35,7 +36,7 @@ _TRANSCRIPT = re.compile(
 _TALKING = re.compile(r"[. \t]*[Ww]hile talking to ([^\s:]{1,255}?)\.?:?[ \t]*$")
 _ASKED = re.compile(r"[ \t]*>>> ([A-Za-z]{4})")
 _REPLIED = re.compile(r"[ \t]*<<< (.*)")
-_OWN = re.compile(rf"[ \t]*(?:([245][0-9][0-9])[ -](?:[245]\.[0-9]\.[0-9]{{1,3}} )?)?<?({ADDRESS})>?\.{{3}}[ \t]*(.*)")
+_OWN = re.compile(rf"[ \t]*(?:([245][0-9][0-9][ -](?:[245]\.[0-9]\.[0-9]{{1,3}} )?))?<?({ADDRESS})>?\.{{3}}[ \t]*(.*)")
 _OWN_HOST = re.compile(r"[ \t]*([245][0-9][0-9]) ([^\s@<>]{1,255}) \([^()]{1,30}\)\.{3}[ \t]*(.*)")
 _REASON = re.compile(r"\(reason:[ \t]{0,20}([^\n]{0,1000}?)\)[ \t]{0,20}$", re.MULTILINE)
 _VERBS: Final = {"MAIL": "MAIL", "RCPT": "RCPT", "DATA": "DATA", "EHLO": "EHLO", "HELO": "HELO", "STAR": "STARTTLS"}
@@ -72,26 +73,28 @@ def read(view: View) -> list[Draft]:
     listed = read_blocks(words[: marked.start()], view.readers, view.addressees)
     if not listed:
         return spoken
-    return [
-        _of_list(block.recipient, block.alias, block.lines, spoken, words[marked.end() :], view) for block in listed
-    ]
+    transcript = words[marked.end() :]
+    return [_of_list(block, spoken, transcript, view, alone=len(listed) == 1) for block in listed]
 
 
-def _of_list(recipient: str, alias: str | None, lines: str, spoken: list[Draft], transcript: str, view: View) -> Draft:
+def _of_list(block: Block, spoken: list[Draft], transcript: str, view: View, *, alone: bool) -> Draft:
     """Return the draft of a recipient of the list above the transcript."""
-    draft = next((d for d in spoken if same(d.recipient, recipient)), None)
+    draft = next((d for d in spoken if same(d.recipient, block.recipient)), None)
     if draft is None:
-        reason = _REASON.search(lines)
+        found = _REASON.search(block.lines)
+        reason = found[1].strip() if found else ""
         told = told_by(transcript, view.readers)
-        use_reason = bool(reason and reason[1].strip() and not told.quoted)
+        # what is not said about this recipient by name is its own only if nobody else is listed, or if it says the same
+        if reason and not (told.quoted and (alone or told.diagnostic.startswith(reason))):
+            told = Told(reason, quoted=reason[:1].isdigit())
         draft = Draft(
-            recipient=recipient,
-            diagnostic=reason[1] if reason and use_reason else told.diagnostic,
+            recipient=block.recipient,
+            diagnostic=told.diagnostic,
             diagnostic_type="smtp" if told.quoted else None,
             command=told.command,
             remote_mta=told.host,
         )
-    draft.original_recipient = draft.original_recipient or alias
+    draft.original_recipient = draft.original_recipient or block.alias
     return draft
 
 
@@ -123,7 +126,7 @@ def _draft(address: str, code: str | None, text: str, session: _Session, readers
     else:
         # "554 <a@b>... 550 Host unknown": the inner code is the cause
         inner = re.match(r"[45][0-9][0-9][ -]", text)
-        diagnostic, speaker = (text if inner or not code else f"{code} {text}"), None
+        diagnostic, speaker = (text if inner or not code else f"{code}{text}"), None
     return Draft(
         recipient=address,
         action=Action.FAILED,
