@@ -23,19 +23,26 @@ _SEPARATOR = re.compile(rb"From [^\n]{0,300}(?:[0-9]{2}:[0-9]{2}|[0-9]{4})[^\n]{
 
 
 def found_in(paths: Iterable[str]) -> Iterator[str]:
-    """Return every file that the paths name, a folder's and a Maildir's in order; ``-`` stays."""
+    """Return every file that the paths name, a folder's and a Maildir's in order; ``-`` stays.
+
+    A folder that cannot be listed comes out itself: opening it will say why.
+    """
     for name in paths:
         path = Path(name)
         if name == "-" or not path.is_dir():
             yield name
-        elif (path / "cur").is_dir() and (path / "new").is_dir():
-            yield from (
-                str(mail) for folder in ("cur", "new") for mail in sorted((path / folder).iterdir()) if mail.is_file()
-            )
-        else:
-            yield from (
-                str(mail) for mail in sorted(path.rglob("*")) if mail.is_file() and not mail.name.startswith(".")
-            )
+            continue
+        try:
+            found = _mails_in(path)
+        except OSError:
+            found = [name]
+        yield from found
+
+
+def _mails_in(folder: Path) -> list[str]:
+    if (folder / "cur").is_dir() and (folder / "new").is_dir():
+        return [str(mail) for part in ("cur", "new") for mail in sorted((folder / part).iterdir()) if mail.is_file()]
+    return [str(mail) for mail in sorted(folder.rglob("*")) if mail.is_file() and not mail.name.startswith(".")]
 
 
 def mails_of(name: str, *, as_mbox: bool = False) -> Iterator[tuple[str, bytes]]:
