@@ -11,6 +11,8 @@ import time
 import pytest
 
 from milter_bounce.config import from_values
+from milter_bounce.system.advising import make_store
+from tests.integration.enforcing import Enforced
 from tests.integration.logd_run import MailLog, Runs, settings_for
 from tests.integration.postfix import Postfix, needs_postfix
 from tests.integration.programs import Program, toml
@@ -41,6 +43,16 @@ def values(folder):
             "from_start": True,
         },
     }
+
+
+def attempts(runs, recipient):
+    """Return the failed attempts that the store knows of."""
+    store = make_store(runs.settings)
+    try:
+        episode = store.recipient(recipient).episode
+        return episode.attempts if episode else 0
+    finally:
+        store.close()
 
 
 def wait_for(ready, seconds=20):
@@ -139,3 +151,26 @@ def test_postfix_rotates_its_log_under_way(tmp_path):
                 postfix.wait_log(r"milter-bounce/logd.*to=<last@full.test>.*category=mailbox-full")
             assert runs.counted()["mailbox-full"] == 31
             assert len(list(postfix.log.parent.glob("mail.log.*.gz"))) == 3
+
+
+@needs_postfix
+def test_own_annotations_and_gate_answers_are_no_failures(tmp_path):
+    """In mode enforce with annotations, what logd counts is what reached the remote server, in the remote's own words."""
+    with Sinks() as sinks:
+        full = sinks.add("full.test", Script(rcpt="552 5.2.2 mailbox full"))
+        routes = {"full.test": full, "ok.test": sinks.add("ok.test")}
+        with Enforced(tmp_path / "p", {"log": {"from_start": True}}, routes=routes, annotate=True) as postfix:
+            runs = Runs(from_values(postfix.settings, "test"))
+            with postfix.traffic("t@ok.test"):
+                postfix.send("me@home.example", "a@full.test")
+                postfix.wait_log(r"smtp.*to=<a@full.test>.*status=deferred \(\[class=soft category=mailbox-full", 20)
+                postfix.wait_log(r"error.*to=<a@full.test>, relay=none.*status=deferred \(.*milter-bounce: ", 20)
+                postfix.wait_for(lambda: full.attempts["a@full.test"] >= 2, 30)
+            postfix.postfix("stop")
+            wait_for(lambda: attempts(runs, "a@full.test") == full.attempts["a@full.test"])
+            # logd started before Postfix: its first lines went to standard output, there was no other log yet
+            advice = postfix.lines() + postfix.programs["logd"].output().splitlines()
+    told = [line for line in advice if "milter-bounce/logd" in line and "to=<a@full.test>" in line and "class=" in line]
+    assert len(told) == full.attempts["a@full.test"]
+    assert all("dsn=5.2.2, class=soft, category=mailbox-full" in line for line in told)
+    assert all('text="552 5.2.2 mailbox full"' in line for line in told)
