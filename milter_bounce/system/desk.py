@@ -29,6 +29,7 @@ from .notify import Notifier
 from .readers import ReportRules, load_readers
 from .rulefiles import load_rules
 from .store import StoreError
+from .store_dns import Mentions
 from .store_reports import ReportLedger
 
 if TYPE_CHECKING:
@@ -104,6 +105,7 @@ class Desk:
         self._events = events
         self._explain = explain
         self._ledger = ReportLedger(settings.store.path)
+        self._mentions = Mentions(settings.store.path)
         self._store_lock = threading.Lock()
         self._notifier = Notifier(settings.notify, log)
         self._grumbled = -STORE_GRUMBLE_S
@@ -177,6 +179,8 @@ class Desk:
         with self._store_lock:
             try:
                 outcome = judged(self.store.recall)
+                if outcome.genuine:
+                    self._mentions.note(outcome.classification.blocklists, now)
                 return outcome, () if known else self._remember(outcome, now)
             except StoreError as error:
                 self._grumble(error)
