@@ -36,6 +36,9 @@ _LABEL = re.compile(
     re.IGNORECASE,
 )
 _IN_REPLY = re.compile(rf"[ \t]*(?:<<<[ \t]*)?[245][0-9][0-9][- ][^\n]{{0,40}}?<?({ADDRESS})>?\.{{3}}(.*)$")
+_NEXT_OF_LIST = re.compile(
+    rf"[>\"')]{{0,2}}[ \t\n]{{0,4}}(?:[,;、，]|\b(?:and|und|et|y|e|en|och|og)\b)[ \t\n]{{0,8}}[<\"'(]{{0,2}}({ADDRESS})"
+)
 _SENTENCES: Final = (
     re.compile(
         rf"\b(?:to|for|an|à|a|para|naar|til|till|для|do)[ \t\n]+(?:the[ \t\n]+(?:following[ \t\n]+)?(?:address|recipient|user)[ \t\n:]+)?[<\"'(]{{0,2}}({ADDRESS})",
@@ -85,8 +88,7 @@ def read_blocks(words: str, readers: Readers, not_recipients: Collection[str]) -
         found = finder(lines, readers, not_recipients)
         if found:
             return _blocks(lines, found)
-    recipient = _in_sentence(words, readers, not_recipients)
-    return [Block(recipient, None, "\n" + words)] if recipient else []
+    return [Block(named, None, "\n" + words) for named in _in_sentence(words, readers, not_recipients)]
 
 
 def _believable(address: str, readers: Readers, not_recipients: Collection[str]) -> bool:
@@ -109,6 +111,10 @@ def _at_head(lines: list[str], readers: Readers, not_recipients: Collection[str]
             continue
         if found and found[-1].recipient.lower() == address.lower():
             continue  # the reply about it names it again
+        more, end = _listed_after(rest, 0)
+        if more:
+            found += [_Found(number, a, "") for a in (address, *more[:-1]) if _believable(a, readers, not_recipients)]
+            address, rest = more[-1], rest[end:]
         hit = _Found(number, address, rest)
         if _believable(address, readers, not_recipients):
             found.append(hit)
@@ -145,7 +151,9 @@ def _behind_label(lines: list[str], readers: Readers, not_recipients: Collection
         reason = f"{matched[1]}: {matched[3]}" if len(label.split()) > 2 else matched[3]
         hit = _Found(number, clean(matched[2]), reason)
         if any(word in label for word in readers.recipient_labels):
-            sure.append(hit)
+            more, end = _listed_after(matched[3], 0)
+            sure += [_Found(number, a, "") for a in (hit.recipient, *more[:-1]) if more]
+            sure.append(_Found(number, more[-1], matched[3][end:]) if more else hit)
         elif _believable(hit.recipient, readers, not_recipients):
             found.append(hit)
     return sure or found
@@ -161,15 +169,24 @@ def _in_replies(lines: list[str], readers: Readers, not_recipients: Collection[s
     return found
 
 
-def _in_sentence(words: str, readers: Readers, not_recipients: Collection[str]) -> str | None:
-    """Return the recipient that a sentence names; the only address that is nobody else's where none does."""
+def _in_sentence(words: str, readers: Readers, not_recipients: Collection[str]) -> list[str]:
+    """Return the recipients that a sentence names; the only address that is nobody else's where none does."""
     head = words[:6000]
     for pattern in _SENTENCES:
-        for address in pattern.findall(head):
-            if _believable(clean(address), readers, not_recipients):
-                return clean(address)
+        for found in pattern.finditer(head):
+            if _believable(clean(found[1]), readers, not_recipients):
+                return list(dict.fromkeys([clean(found[1]), *_listed_after(head, found.end())[0]]))
     others = [a for a in addresses_in(head) if _believable(a, readers, not_recipients)]
-    return others[0] if len(others) == 1 else None
+    return others if len(others) == 1 else []
+
+
+def _listed_after(text: str, at: int) -> tuple[list[str], int]:
+    """Return the addresses that go on a list (``a@b, c@d and e@f``) from `at`, and where the list ends."""
+    more: list[str] = []
+    while (found := _NEXT_OF_LIST.match(text, at)) and len(more) < BLOCKS_LIMIT:
+        more.append(clean(found[1]))
+        at = found.end()
+    return more, at
 
 
 def _blocks(lines: list[str], found: list[_Found]) -> list[Block]:

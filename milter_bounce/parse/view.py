@@ -227,13 +227,13 @@ class View:
 
     def has_failure_subject(self) -> bool:
         """Whether the subject is one of a report."""
-        low = self.subject.lower().replace("’", "'")
-        return any(phrase in low for phrase in self.readers.failure_subjects)
+        low, readers = self.subject.lower().replace("’", "'"), self.readers
+        return any(p in low for p in readers.failure_subjects) or any(p in low for p in readers.delay_subjects)
 
     def has_failure_words(self) -> bool:
-        """Whether the words say that mail was not delivered."""
-        low = self.low
-        return any(phrase in low for phrase in self.readers.failure_phrases)
+        """Whether the words say that mail was not delivered, or not yet."""
+        low, readers = self.low, self.readers
+        return any(p in low for p in readers.failure_phrases) or any(p in low for p in readers.delay_phrases)
 
     def is_delay(self) -> bool:
         """Whether it warns that the mail is still being tried."""
