@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from datetime import datetime
 
-SAME_QUESTION: Final = timedelta(seconds=1)
+SAME_QUESTION: Final = timedelta(milliseconds=250)
 """Postfix asks for ``user+ext@domain``, then for ``user@domain`` of one and the same recipient, at once."""
 
 KEYS_LIMIT: Final = 10_000

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import smtplib
+import time
 from collections import Counter
 
 import pytest
@@ -152,3 +153,27 @@ def test_two_thousand_held_messages_are_none_lost_and_none_doubled(tmp_path):
             postfix.wait_for(lambda: postfix.queued() == 0, 60)
             arrived = Counter(r for taken in hard.taken for r in taken.recipients)
             assert arrived == Counter(f"u{number}@hard.test" for number in range(count))
+
+
+def test_probe_learns_that_a_block_still_stands_and_then_that_it_is_over(tmp_path):
+    """Nobody lifts it: one message at each probe time, refused; then accepted, and the rest follows, once each."""
+    refusing = [True]
+    with Sinks() as sinks:
+        hard = sinks.add("hard.test", Script(rcpt=lambda _: BLOCKED if refusing[0] else ""))
+        ok = sinks.add("ok.test")
+        over = {"block": {"ramp_m": 120.0, "probe_after_5xx_h": 4}}
+        with Enforced(tmp_path / "p", over, routes={"hard.test": hard, "ok.test": ok}) as postfix:
+            postfix.send("me@home.example", "u0@hard.test")
+            postfix.wait_for(lambda: "hard.test" in postfix.ours("blocks", "list"))
+            with postfix.traffic("other@ok.test"):
+                for number in range(1, 10):
+                    postfix.send("me@home.example", f"u{number}@hard.test")
+                before = hard.attempts.total()
+                postfix.wait_for(lambda: hard.attempts.total() > before, 20)
+                time.sleep(2)
+                (probe,) = postfix.wait_log("probe: block=hard.test, to=<")
+                # by name, not by count: qmgr's memory of the resolver's last answer may repeat one recipient
+                assert set(hard.attempts) <= {"u0@hard.test", re.search("to=<(.*)>", probe)[1]}
+                refusing[0] = False
+                postfix.wait_for(lambda: len(hard.taken) >= 10, 60)
+            assert Counter(r for t in hard.taken for r in t.recipients) == Counter(f"u{n}@hard.test" for n in range(10))
