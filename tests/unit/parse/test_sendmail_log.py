@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from milter_bounce.delivery import Action, Source
 from milter_bounce.parse.log import LogReader
-from milter_bounce.parse.logline import Delivery, Expired, Ignored, MessageId, Removed
+from milter_bounce.parse.logline import Delivery, Expired, Ignored, LogLine, MessageId, Removed
 from milter_bounce.parse.sendmail_log import MEMO_LIMIT
 from tests.conftest import SHARED
 
@@ -222,6 +222,7 @@ def test_all_forms_of_the_envelope(envelope, at, host):
 @pytest.mark.parametrize(
     ("text", "why"),
     [
+        pytest.param("from=<a@example.org>, relay=x", "other", id="from-of-another-form"),
         pytest.param("from=<a@example.org>, size=1, class=0, nrcpts=0, proto=ESMTP, relay=x [192.0.2.1]", "other", id="from"),
         pytest.param("to=<c@example.net>, delay=00:00:02, pri=30112, stat=Command rejected", "refused-on-submission", id="milter"),
         pytest.param("to=<c@example.net>, delay=00:00:00, mailer=esmtp, pri=1, stat=queued", "queued", id="queue-only"),
@@ -393,6 +394,20 @@ def test_delay_gives_the_arrival():
     assert told.arrival_date == datetime(2026, 11, 19, 15, 49, 49, tzinfo=UTC)
 
 
+def test_delay_beyond_the_calendar_is_no_arrival():
+    """A stamp of the year 1 and a long delay: nothing is stated, nothing raised."""
+    text = f"to=<a@b.example>{TAIL.replace('00:00:13', '99999+00:00:00')}, dsn=4.2.0, reply=450 4.2.0 x, stat=Deferred"
+    line = f"0001-01-02T00:00:00+00:00 mx sm-mta[1]: 6AKHqrQ6030271: {text}"
+    (event,) = LogReader(NOW).feed(line)
+    assert event.status.arrival_date is None
+
+
+def test_recipients_end_where_they_cannot_be_read():
+    """A list that is broken off gives those before the break."""
+    found = read(f'to=<a@example.net>,<"b@example.net{TAIL}, dsn=2.0.0, stat=Sent')
+    assert [event.status.recipient for event in found] == ["a@example.net"]
+
+
 def test_defects_are_named():
     """A status that Sendmail made up, one that contradicts the code, and a cut line are told."""
     assert one(f"to=<a@b.example>{TAIL}, dsn=5.1.1, reply=550 no, stat=User unknown").status.defects == (
@@ -411,7 +426,13 @@ def test_memory_is_bounded():
     for number in range(MEMO_LIMIT + 10):
         inner._remember(f"{number:014d}", "s@example.org", None)
         inner._gate_word(f"{number:014d}", "a", "b")
+        inner._timeout(None, f"{number:014d}", "timeout waiting for input from a during client RCPT")
+        inner._tls_refusal(
+            LogLine(None, None, "sm-mta", str(number), "ruleset=tls_server, arg1=A, relay=b, reject=454 no")
+        )
     assert len(inner._senders) == len(inner._gate) == MEMO_LIMIT
+    assert 0 < len(inner._stages) <= MEMO_LIMIT
+    assert 0 < len(inner._tls) <= MEMO_LIMIT
     assert f"{MEMO_LIMIT + 9:014d}" in inner._senders
 
 
