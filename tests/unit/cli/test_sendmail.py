@@ -69,6 +69,7 @@ def test_check_finds_nothing_wrong(host):
         pytest.param("$>milter_bounce_gate", "$>else", "does not ask", id="no-question"),
         pytest.param("R$* <TMPF>", "Rx", "no rule for <TMPF>", id="no-rule"),
         pytest.param("LogLevel=9", "LogLevel=5", "sees no deliveries", id="log"),
+        pytest.param("Kcompat socket", "Kcompat hash", "nothing is held", id="map-of-another-class"),
         pytest.param("O LogLevel", "O MinQueueAge=2h\nO LogLevel", "come too late", id="queue-age"),
     ],
 )
@@ -87,6 +88,37 @@ def test_check_tells_that_nobody_listens(host, tmp_path):
     ran = host()
     assert ran.exit_code == 1
     assert "start milterd" in ran.stdout
+
+
+def test_check_in_mode_advise_wants_no_gate(tmp_path):
+    """Without a map and with an empty milter socket nothing is missing; what is off is told as off."""
+    conf, cf = tmp_path / "x.toml", tmp_path / "sendmail.cf"
+    conf.write_text('[milter]\nsocket = ""\n')
+    cf.write_text("O LogLevel=9\n")
+    ran = CliRunner().invoke(sendmail, ["check", "-C", str(cf), "-c", str(conf), "--json"])
+    assert ran.exit_code == 0
+    states = {(found["what"], found["state"]) for found in map(json.loads, ran.stdout.splitlines())}
+    assert states == {("milter", "off"), ("gate", "off"), ("queue", "off"), ("queue", "ok"), ("log", "ok")}
+
+
+def test_check_reaches_inet_sockets(tmp_path):
+    """A socket written inet:PORT@HOST is tried, too."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"inet:{server.getsockname()[1]}@127.0.0.1"
+        conf, cf = tmp_path / "x.toml", tmp_path / "sendmail.cf"
+        conf.write_text(f'[milter]\nsocket = "{address}"\n')
+        cf.write_text(f"O InputMailFilters=m\nXm, S={address}, T=C:2s;S:5s;R:10s;E:20s\n")
+        ran = CliRunner().invoke(sendmail, ["check", "-C", str(cf), "-c", str(conf), "--json"])
+    assert ran.exit_code == 0
+
+
+def test_wrong_configuration_is_told_with_status_2(tmp_path):
+    """One line: file, key, remedy."""
+    conf = tmp_path / "x.toml"
+    conf.write_text("mode = 'strict'\n")
+    ran = CliRunner().invoke(sendmail, ["print", "-c", str(conf)])
+    assert ran.exit_code == 2
+    assert "x.toml: mode = 'strict'" in ran.output
 
 
 def test_check_needs_a_sendmail_cf(tmp_path):
