@@ -138,11 +138,12 @@ def test_wrong_configuration_ends_the_whole(tmp_path, monkeypatch):
     """A program that refuses its configuration at the first start ends `run` with its status."""
     with House(tmp_path, monkeypatch, lives=LIVES) as house:
         script = tmp_path / "refuses.py"
-        script.write_text("import sys; sys.exit(2)")
+        wait = f"while not os.path.exists({str(tmp_path / 'lives')!r}): time.sleep(0.05)"
+        script.write_text(f"import os, sys, time\n{wait}\nsys.exit(2)")
         house.supervisor.children.append(supervise.Child("refuses", [sys.executable, str(script)]))
         house.thread.join(20)
     assert house.status == 2
-    assert not alive(house.starts("lives")[0])
+    assert [alive(pid) for pid in house.starts("lives")] == [False]
 
 
 def test_hang_up_reaches_every_program(tmp_path, monkeypatch):
