@@ -138,7 +138,8 @@ def test_wrong_configuration_ends_the_whole(tmp_path, monkeypatch):
     """A program that refuses its configuration at the first start ends `run` with its status."""
     with House(tmp_path, monkeypatch, lives=LIVES) as house:
         script = tmp_path / "refuses.py"
-        wait = f"while not os.path.exists({str(tmp_path / 'lives')!r}): time.sleep(0.05)"
+        other = repr(str(tmp_path / "lives"))
+        wait = f"while not (os.path.exists({other}) and os.path.getsize({other})): time.sleep(0.05)"
         script.write_text(f"import os, sys, time\n{wait}\nsys.exit(2)")
         house.supervisor.children.append(supervise.Child("refuses", [sys.executable, str(script)]))
         house.thread.join(20)
