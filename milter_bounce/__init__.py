@@ -14,10 +14,11 @@ The flow in ten lines::
 
 The import rule, kept by tests/test_layers.py::
 
-    delivery <- verdict <- {parse, decide, protocol} <- pipeline <- system <- cli
+    limits, delivery <- verdict <- {parse, decide, protocol} <- pipeline <- system <- cli
 
 The three pure rooms never import each other, and only ``system`` and ``cli``
-touch the operating system (sockets, clock, files, logs, threads).
+touch the operating system (sockets, clock, files, logs, threads). ``limits``
+holds every limit that protects us, and every room may look into it.
 """
 
 __version__ = "0.1.0"

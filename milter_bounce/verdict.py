@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from . import limits
+
 if TYPE_CHECKING:
     from datetime import datetime, timedelta
 
@@ -401,8 +403,7 @@ def strip_annotation(text: str) -> str:
     return _ANNOTATION.sub("", text) if "[class=" in text else text
 
 
-TEXT_LIMIT: Final = 512
-"""Characters of reply text in a log line: syslog implementations cut lines at 1,024 to 2,048 bytes (RFC 3164: 1,024)."""
+TEXT_LIMIT: Final = limits.LOGGED_TEXT
 
 _NAMED: Final = {"\n": "\\n", "\r": "\\r", "\t": "\\t", "\\": "\\\\"}
 

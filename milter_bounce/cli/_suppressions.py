@@ -15,6 +15,7 @@ import re
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
+from milter_bounce import limits
 from milter_bounce.verdict import CATEGORIES, Suppression, stamp
 
 if TYPE_CHECKING:
@@ -22,9 +23,8 @@ if TYPE_CHECKING:
 
 COLUMNS: Final = ("recipient", "since", "category", "rule", "reason", "origin")
 PAGE: Final = 1000
-LINE_LIMIT: Final = 65_536
-ARRAY_LIMIT: Final = 268_435_456
-"""Characters of a JSON array: 256 Mi hold more than a million suppressions."""
+LINE_LIMIT: Final = limits.IMPORT_LINE
+ARRAY_LIMIT: Final = limits.IMPORT_ARRAY
 
 _ADDRESS: Final = re.compile(r"[^\x00-\x20\x7f@<>,;\s]{1,256}@[^\x00-\x20\x7f@<>,;\s]{1,255}")
 _QUOTED: Final = re.compile(r'"[^\x00-\x1f\x7f"]{1,254}"@[^\x00-\x20\x7f@<>,;\s]{1,255}')

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from milter_bounce import limits
 from milter_bounce.system.rulefiles import status_of
 from milter_bounce.verdict import printable, verdict_fields
 
@@ -28,8 +29,7 @@ if TYPE_CHECKING:
     from milter_bounce.delivery import DeliveryStatus
     from milter_bounce.verdict import Classification
 
-LINE_LIMIT = 1_048_576
-"""Bytes of one line of standard input that are looked at."""
+LINE_LIMIT = limits.PIPE_LINE_BYTES
 
 
 def _status(line: str) -> DeliveryStatus:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from milter_bounce import limits
 from milter_bounce.decide.check import findings
 from milter_bounce.decide.codes import DEFAULT_IDS
 from milter_bounce.decide.rule_toml import RulesError, Tier
@@ -41,8 +42,7 @@ if TYPE_CHECKING:
 
 _CONFIG = click.option("-c", "--config", "conf", type=click.Path(), help="Configuration file.")
 _JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
-TEMPLATES: Final = 100_000
-"""Templates counted at most; a log with more has no templates."""
+TEMPLATES: Final = limits.TEMPLATES
 
 
 def _read(text: str, remote_mta: str | None) -> DeliveryStatus:

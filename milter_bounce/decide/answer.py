@@ -14,6 +14,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from milter_bounce import limits
 from milter_bounce.delivery import EnhancedStatus
 from milter_bounce.verdict import GATE_MARK, KEEP, AdviceKind, Answer, FailureClass, annotation, printable
 
@@ -24,8 +25,7 @@ if TYPE_CHECKING:
     from milter_bounce.delivery import DeliveryStatus
     from milter_bounce.verdict import Classification, Standing
 
-TEXT_LIMIT: Final = 400
-"""Characters of an answer: smtpd's reply lines end at 512 octets (RFC 5321, 4.5.3.1.5) and carry the address too."""
+TEXT_LIMIT: Final = limits.ANSWERED_TEXT
 
 CHECK_ADDRESS: Final = "milter-bounce-check@check.invalid"
 """Asked by ``milter-bounce check``: the gate answers it in every mode, for "not found" is also what Postfix gets from

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from milter_bounce import limits
+
 from .rule_toml import Rule, Tier
 
 if TYPE_CHECKING:
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
 
     from milter_bounce.delivery import EnhancedStatus
 
-KEPT: Final = 4096
+KEPT: Final = limits.CODES_KEPT
 
 
 def _default(name: str) -> Rule:

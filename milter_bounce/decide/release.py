@@ -11,14 +11,15 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
+from milter_bounce import limits
+
 if TYPE_CHECKING:
     from datetime import datetime
 
 SAME_QUESTION: Final = timedelta(milliseconds=250)
 """Postfix asks for ``user+ext@domain``, then for ``user@domain`` of one and the same recipient, at once."""
 
-KEYS_LIMIT: Final = 10_000
-"""Blocks that are followed at one time; a host with more of them is not sending mail any more."""
+KEYS_LIMIT: Final = limits.BLOCKS_FOLLOWED
 
 
 @dataclass(frozen=True, slots=True)

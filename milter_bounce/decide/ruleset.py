@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from milter_bounce import limits
 from milter_bounce.delivery import Action, Source
 from milter_bounce.verdict import CATEGORIES, GATE_MARK, AdviceKind, Classification, FailureClass, Scope
 
@@ -32,12 +33,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Explanation", "Operator", "RuleSet", "RulesError"]
 
-HOSTS_KEPT: Final = 8192
-"""Host names whose operator is remembered; beyond, it is worked out each time."""
-
-DECISIONS_KEPT: Final = 8192
-WORDS_KEPT: Final = 600
-"""Decisions remembered, and the longest words among them: 5 MB at most, whatever is sent to us."""
+HOSTS_KEPT: Final = limits.HOSTS_KEPT
+DECISIONS_KEPT: Final = limits.DECISIONS_KEPT
+WORDS_KEPT: Final = limits.DECISION_WORDS
 
 _SUCCESS: Final = frozenset({Action.DELIVERED, Action.RELAYED, Action.EXPANDED})
 _OURS: Final = Classification(

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Final
 
 import re2
 
+from milter_bounce import limits
+
 from .rule_toml import RulesError
 
 if TYPE_CHECKING:
@@ -21,15 +23,10 @@ if TYPE_CHECKING:
 
     from .rule_toml import Rule
 
-SET_BYTES: Final = 128 << 20
-"""Upper limit for the states of one Set; they are made as texts need them, and thrown away when it is reached."""
-
-ONE_BYTES: Final = 8 << 20
-CODES_KEPT: Final = 4096
-"""Pairs of codes whose rules are remembered; a hostile sender cannot make it grow beyond."""
-
-MATCHED_LIMIT: Final = 200
-"""Bytes of matched text in a verdict."""
+SET_BYTES: Final = limits.RULE_SET_BYTES
+ONE_BYTES: Final = limits.RULE_BYTES
+CODES_KEPT: Final = limits.CODES_KEPT
+MATCHED_LIMIT: Final = limits.MATCHED_BYTES
 
 CodesOf = tuple["int | None", "EnhancedStatus | None", "str | None"]
 """Reply code, enhanced status and command of a status: the conditions beside the text."""

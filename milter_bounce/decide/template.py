@@ -10,8 +10,9 @@ from __future__ import annotations
 import re
 from typing import Final
 
-LIMIT: Final = 512
-"""Characters of a reply that make its template."""
+from milter_bounce import limits
+
+LIMIT: Final = limits.TEMPLATE
 
 _ADDRESS: Final = re.compile(r"<?[^\s<>()\[\]\"',;:@]{1,64}@[^\s<>()\[\]\"',;:@]{1,255}>?")
 _URL: Final = re.compile(r"https?://[^\s<>\"')]{1,300}")

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Final
 
 import re2
 
+from milter_bounce import limits
+
 from .rule_toml import RulesError
 from .scan import compiled, why_not
 
@@ -19,8 +21,7 @@ if TYPE_CHECKING:
 
     from .rule_toml import TimePhrase
 
-LONGEST: Final = timedelta(days=30)
-"""A longer time is no waiting time: an expiry date, a typing error or an attack."""
+LONGEST: Final = limits.STATED_WAIT
 
 
 class Times:

@@ -10,13 +10,13 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
+from milter_bounce import limits
 from milter_bounce.verdict import strip_annotation
 
 if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
 
-WORDS_LIMIT: Final = 2048
-"""Characters of a reply that rules look at: RFC 5321, 4.5.3.1.5 grants 512 a line, the longest real replies have four."""
+WORDS_LIMIT: Final = limits.RULE_WORDS
 
 IP_MASK: Final = "0.0.0.0"  # noqa: S104 - nothing is bound to it
 ID_MASK: Final = "#"

@@ -13,6 +13,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from milter_bounce import limits
+
 from .address import ADDRESS, addresses_in, clean
 
 if TYPE_CHECKING:
@@ -20,14 +22,9 @@ if TYPE_CHECKING:
 
     from .readers import Readers
 
-LINES_LIMIT: Final = 3000
-"""Lines that are looked at: a report to a list with 500 dead recipients has 2,000."""
-
-LINE_LIMIT: Final = 1000
-"""Characters of a line that are looked at for a recipient (RFC 5322, 2.1.1: 998)."""
-
-BLOCKS_LIMIT: Final = 1000
-"""Recipients of one report in words."""
+LINES_LIMIT: Final = limits.WORDS_LINES
+LINE_LIMIT: Final = limits.WORDS_LINE
+BLOCKS_LIMIT: Final = limits.WORDS_RECIPIENTS
 
 _BULLET = r"(?:[*•·‣◦-]{1,3}>?[ \t]+|-{1,2}>[ \t]*|[0-9]{1,3}[.)][ \t]+|>>>[ \t]+|\|[ \t]?)?"
 _HEAD = re.compile(rf"[ \t]*{_BULLET}[<\"'\[(]{{0,2}}({ADDRESS})[>\"'\])]{{0,2}}(.*)$")

@@ -14,6 +14,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from milter_bounce import limits
 from milter_bounce.delivery import Action, DeliveryStatus, EnhancedStatus, Source
 
 from .reply import NO_CODES, Codes, codes_in, joined
@@ -21,11 +22,8 @@ from .reply import NO_CODES, Codes, codes_in, joined
 if TYPE_CHECKING:
     from datetime import datetime
 
-DIAGNOSTIC_LIMIT: Final = 2000
-"""Characters of a diagnostic that are kept: the longest real one seen (Microsoft's, with a trace) has 1,500."""
-
-RECIPIENT_LIMIT: Final = 320
-"""Characters of an address: RFC 5321, 4.5.3.1 grants 64 + 1 + 255."""
+DIAGNOSTIC_LIMIT: Final = limits.DIAGNOSTIC
+RECIPIENT_LIMIT: Final = limits.ADDRESS
 
 _DELIVERED: Final = frozenset({Action.DELIVERED, Action.RELAYED, Action.EXPANDED})
 _IP_IN_BRACKETS = re.compile(r"[(\[]\s*((?:[0-9]{1,3}\.){3}[0-9]{1,3}|[0-9A-Fa-f:]*:[0-9A-Fa-f:.]{2,45})\s*[)\]]")

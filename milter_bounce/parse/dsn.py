@@ -20,6 +20,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from milter_bounce import limits
 from milter_bounce.delivery import Action, EnhancedStatus
 
 from .address import bare_recipient, typed_address
@@ -29,11 +30,8 @@ from .header import date_of
 if TYPE_CHECKING:
     from datetime import datetime
 
-LINES_LIMIT: Final = 20_000
-"""Lines of one delivery-status part: a list's report with 1,000 recipients has 8,000."""
-
-RECIPIENTS_LIMIT: Final = 2000
-"""Recipients of one report: Postfix's default_recipient_limit is 20,000, a bounce names those of one queue file."""
+LINES_LIMIT: Final = limits.STATUS_LINES
+RECIPIENTS_LIMIT: Final = limits.STATUS_RECIPIENTS
 
 _NAMES: Final = (
     "final-recipient|original-recipient|x-actual-recipient|action|status|diagnostic-code|remote-mta|reporting-mta"

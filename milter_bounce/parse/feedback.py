@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
+from milter_bounce import limits
 from milter_bounce.delivery import Action, DeliveryReport, DeliveryStatus, Kind, Source
 
 from .address import addresses_in, typed_address
@@ -21,8 +22,7 @@ from .reply import joined
 if TYPE_CHECKING:
     from .view import View
 
-RECIPIENTS_LIMIT: Final = 200
-"""Recipients of one complaint: a report on a message to many names them all (Return Path, up to some dozens)."""
+RECIPIENTS_LIMIT: Final = limits.FEEDBACK_RECIPIENTS
 
 _ARF_TYPES: Final = frozenset({"message/feedback-report", "message/feedback-type", "text/feedback-report"})
 _INLINE = re.compile(r"^Feedback-Type[ \t]*:", re.IGNORECASE | re.MULTILINE)

@@ -16,14 +16,13 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Final
 
+from milter_bounce import limits
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-FIELDS_LIMIT: Final = 2000
-"""Header fields of one block that are read; Sendmail's MaxHeadersLength stops at 32 KB, real mail has some 40 fields."""
-
-VALUE_LIMIT: Final = 8192
-"""Characters of one field's value that are looked at."""
+FIELDS_LIMIT: Final = limits.HEADER_FIELDS
+VALUE_LIMIT: Final = limits.HEADER_VALUE
 
 # RFC 5322, 3.6.8: field-name = 1*ftext, %d33-57 / %d59-126; blanks before the colon are obsolete syntax
 _FIELD = re.compile(r"^([!-9;-~]{1,100})[ \t]*:[ \t]*([^\n]*(?:\n[ \t][^\n]*)*)", re.MULTILINE)

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from milter_bounce import limits
+
 if TYPE_CHECKING:
     from milter_bounce.delivery import DeliveryStatus
 
-LINE_LIMIT: Final = 16_384
-"""Characters of a line that are looked at: rsyslog cuts at 8 KiB by default, Postfix itself at 2,000, Sendmail writes
-one line per 1,024 to 2,048."""
+LINE_LIMIT: Final = limits.LOG_LINE
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,28 +20,17 @@ import quopri
 import re
 from typing import Final, NamedTuple
 
+from milter_bounce import limits
+
 from .header import Fields, parameter, parse_fields
 
-SIZE_LIMIT: Final = 1 << 20
-"""Bytes that are read: a report stands before the returned message, whose 30 MB say nothing about the delivery."""
-
-PART_LIMIT: Final = 200
-"""Entities that are read: a report has three, a digest of reports a few dozen."""
-
-DEPTH_LIMIT: Final = 20
-"""Open multiparts: real mail nests five deep, a forwarded report in a report ten."""
-
-HEADER_LIMIT: Final = 1 << 17
-"""Bytes of one header block: Postfix's header_size_limit is 102,400."""
-
-DELIMITER_LIMIT: Final = 20_000
-"""Lines beginning with ``--`` that are looked at: a text table has hundreds."""
-
-GUESS_LIMIT: Final = 3
-"""Times that a lost boundary is searched for: each search reads up to `HEADER_LIMIT` bytes."""
-
-TEXT_LIMIT: Final = 1 << 17
-"""Bytes of a part that are decoded: the longest report text seen (AOL, with its style sheet) has 50,000."""
+SIZE_LIMIT: Final = limits.MESSAGE_BYTES
+PART_LIMIT: Final = limits.MIME_PARTS
+DEPTH_LIMIT: Final = limits.MIME_DEPTH
+HEADER_LIMIT: Final = limits.HEADER_BYTES
+DELIMITER_LIMIT: Final = limits.MIME_DELIMITERS
+GUESS_LIMIT: Final = limits.MIME_GUESSES
+TEXT_LIMIT: Final = limits.PART_BYTES
 
 _CONTENT_TYPE = re.compile(r"\s*\"?([A-Za-z0-9!#$&^_.+-]+/[A-Za-z0-9!#$&^_.+-]+)")
 _LOST_BOUNDARY = re.compile(

@@ -20,6 +20,7 @@ import re
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from milter_bounce import limits
 from milter_bounce.delivery import Action, DeliveryStatus, EnhancedStatus, Source
 from milter_bounce.verdict import GATE_MARK
 
@@ -41,8 +42,7 @@ SILENT: Final = frozenset(
 )
 """Programs that never do; what they log is full of clients' own words."""
 
-MEMO_LIMIT: Final = 200_000
-"""Queue IDs whose sender and Message-ID are remembered: about 60 MB when full; few queues hold more."""
+MEMO_LIMIT: Final = limits.POSTFIX_MESSAGES
 
 _QUEUE_ID: Final = r"([0-9A-Za-z]{5,20})"
 # Postfix 3.5 and later quote a local part as RFC 5321 4.1.2 does; older ones, and info_log_address_format = internal,

@@ -9,10 +9,10 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from milter_bounce import limits
 from milter_bounce.delivery import EnhancedStatus
 
-TEXT_LIMIT = 4096
-"""Characters of a reply that are looked at: RFC 5321, 4.5.3.1.5 grants 512 a line, real replies have a few lines."""
+TEXT_LIMIT = limits.REPLY
 
 # RFC 5321, 4.2: Reply-code = %x32-35 %x30-35 %x30-39, then "-" or SP; real servers also use 6 to 9 in the middle;
 # of 1xx and 3xx only 334 and 354, or a code that stands alone: "100 messages" is no reply

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Final
 
-CF_LIMIT: Final = 4_000_000
-"""Characters that are looked at; a sendmail.cf has some 60,000."""
+from milter_bounce import limits
+
+CF_LIMIT: Final = limits.SENDMAIL_CF
 
 _MILTER: Final = re.compile(r"X([^,\s]{1,100}),(.{0,1000})")
 _MAP: Final = re.compile(r"K([A-Za-z0-9_.-]{1,100})\s+(\S{1,40})(?:\s+(.{0,1000}))?")

@@ -28,6 +28,7 @@ import re
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from milter_bounce import limits
 from milter_bounce.delivery import Action, DeliveryStatus, EnhancedStatus, Source
 from milter_bounce.verdict import GATE_MARK
 
@@ -40,8 +41,7 @@ if TYPE_CHECKING:
 
     from .reply import ReplyParts
 
-MEMO_LIMIT: Final = 50_000
-"""Queue IDs whose sender is remembered: some hours of a busy server, a few MB."""
+MEMO_LIMIT: Final = limits.SENDMAIL_MESSAGES
 
 # Eight characters of time and counter, five digits or more of the process (8.12); three letters and digits before.
 # At least eight in all, so that no word of another program's "error: to=" passes.

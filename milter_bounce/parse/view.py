@@ -11,6 +11,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final, Generic, TypeVar, overload
 
+from milter_bounce import limits
+
 from .address import address_in, addresses_in
 from .header import Fields, decoded, fields_of, parse_fields
 from .plaintext import text_of_html
@@ -21,8 +23,7 @@ if TYPE_CHECKING:
     from .mime import Message, Part
     from .readers import Readers
 
-WORDS_LIMIT: Final = 60_000
-"""Characters of a report's own words that are read: Exim's with 1,000 recipients has 100,000 and names 600 in these."""
+WORDS_LIMIT: Final = limits.WORDS_CHARACTERS
 
 _STATUS_TYPES: Final = frozenset(
     {

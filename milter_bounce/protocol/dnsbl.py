@@ -17,6 +17,8 @@ from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import TYPE_CHECKING, Final
 
+from milter_bounce import limits
+
 from .dnswire import KNOWN, NAME_LIMIT, Outcome
 
 if TYPE_CHECKING:
@@ -56,8 +58,7 @@ _INSIDE: Final = tuple(
 REFUSAL_NET: Final = "127.255.255."
 """Answers that mean "I do not answer you" (Spamhaus, Validity): wrong zone, public resolver, too many questions."""
 
-REASON_LIMIT: Final = 400
-"""Characters of a TXT reason that are kept."""
+REASON_LIMIT: Final = limits.DNS_REASON
 
 
 @dataclass(frozen=True, slots=True)

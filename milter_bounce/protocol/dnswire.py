@@ -17,16 +17,15 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
+from milter_bounce import limits
+
 from . import ProtocolError
 
 TYPES: Final = {"A": 1, "CNAME": 5, "SOA": 6, "PTR": 12, "MX": 15, "TXT": 16, "AAAA": 28}
-PAYLOAD: Final = 1232
-"""UDP bytes we take: what passes every path without fragments (DNS flag day 2020)."""
-
-NAME_LIMIT: Final = 255
-LABEL_LIMIT: Final = 63
-RECORD_LIMIT: Final = 64
-"""Records of an answer that are read: a list has a dozen codes, and no more A records than those."""
+PAYLOAD: Final = limits.DNS_PAYLOAD_BYTES
+NAME_LIMIT: Final = limits.DNS_NAME_BYTES
+LABEL_LIMIT: Final = limits.DNS_LABEL_BYTES
+RECORD_LIMIT: Final = limits.DNS_RECORDS
 
 _HEADER: Final = struct.Struct("!HHHHHH")
 _RECORD: Final = struct.Struct("!HHIH")

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from milter_bounce import limits
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-MX_LIMIT: Final = 100
-"""MX hosts that are looked at; a domain has a few."""
+MX_LIMIT: Final = limits.MX_HOSTS
 
 
 def mx_hosts(values: Iterable[str]) -> list[str]:

@@ -15,20 +15,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from milter_bounce import limits
+
 from . import ProtocolError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-KEY_LIMIT_BYTES: Final = 1_000
-"""memcached stops at 250, but Postfix sends any address it has: RFC 5321 (4.5.3.1) allows a path of 256 octets and
-Postfix more. A longer key is not found; an error would cost Postfix a second try."""
-
-LINE_LIMIT_BYTES: Final = 8_192
-"""A command of more is no ``get`` of Postfix's, which asks one key at a time."""
-
-VALUE_LIMIT_BYTES: Final = 900
-"""Postfix's client reads lines of at most line_size_limit = 1,024 bytes; the answer stays below with room to spare."""
+KEY_LIMIT_BYTES: Final = limits.MEMCACHE_KEY_BYTES
+LINE_LIMIT_BYTES: Final = limits.MEMCACHE_LINE_BYTES
+VALUE_LIMIT_BYTES: Final = limits.MEMCACHE_VALUE_BYTES
 
 
 class Get(NamedTuple):

@@ -15,12 +15,10 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
 
-HEADER_LIMIT_BYTES: Final = 262_144
-"""Bytes of header fields that are kept: Postfix's own header_size_limit is 100 KiB a field, 250 KiB is its message
-header limit in practice; what is beyond passes unread."""
+from milter_bounce import limits
 
-RECIPIENT_LIMIT: Final = 1000
-"""Envelope recipients that are remembered: Postfix's smtpd_recipient_limit."""
+HEADER_LIMIT_BYTES: Final = limits.MESSAGE_HEADER_BYTES
+RECIPIENT_LIMIT: Final = limits.ENVELOPE_RECIPIENTS
 
 HEADER_NAME: Final = "X-Milter-Bounce"
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NoReturn
 
+from milter_bounce import limits
+
 from . import ProtocolError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-REQUEST_LIMIT_BYTES: Final = 65_536
-"""Some 40 attributes of Postfix 3.10 with every certificate field filled stay below 10,000 bytes."""
+REQUEST_LIMIT_BYTES: Final = limits.POLICY_REQUEST_BYTES
 
 DUNNO: Final = b"action=DUNNO\n\n"
 """The answer "no opinion"."""

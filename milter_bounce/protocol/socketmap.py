@@ -14,16 +14,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from milter_bounce import limits
+
 from . import ProtocolError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-QUERY_LIMIT_BYTES: Final = 10_000
-"""Postfix's socketmap client asks at most this much; more is a stranger."""
-
-REPLY_LIMIT_BYTES: Final = 100_000
-"""Postfix's socketmap client takes at most this much (socketmap_max_reply_size)."""
+QUERY_LIMIT_BYTES: Final = limits.SOCKETMAP_QUESTION_BYTES
+REPLY_LIMIT_BYTES: Final = limits.SOCKETMAP_ANSWER_BYTES
 
 _LENGTH_DIGITS: Final = len(str(QUERY_LIMIT_BYTES))
 

@@ -25,6 +25,8 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from milter_bounce import limits
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
@@ -34,11 +36,8 @@ MAC_BYTES: Final = 16
 """128 bits: RFC 2104, 5 asks for half the hash's length at least."""
 
 RECIPIENT_MAC_BYTES: Final = 6
-RECIPIENT_CAP: Final = 50
-"""Recipients with a MAC of their own: eight characters each, 450 bytes of header in all. Above it ``r=*``."""
-
-VALUE_LIMIT: Final = 1000
-"""Characters of a returned value that are looked at; ours are shorter (RFC 5322, 2.1.1: 998 a line)."""
+RECIPIENT_CAP: Final = limits.TOKEN_RECIPIENTS
+VALUE_LIMIT: Final = limits.TOKEN_VALUE
 
 DAY_SLACK: Final = 1
 """Days into the future that are believed: the hosts of a fleet disagree about midnight."""

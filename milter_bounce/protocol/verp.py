@@ -15,8 +15,9 @@ from __future__ import annotations
 import re
 from typing import Final, NamedTuple
 
-ADDRESS_LIMIT: Final = 320
-"""Characters of an address: 64 + 1 + 255 (RFC 5321, 4.5.3.1)."""
+from milter_bounce import limits
+
+ADDRESS_LIMIT: Final = limits.ADDRESS
 
 _FIELDS: Final = {
     "user": r"(?P<user>[^\s@<>]{1,64})",

@@ -41,6 +41,7 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any, Final
 
+from milter_bounce import limits
 from milter_bounce.config import ConfigError
 from milter_bounce.decide.rule_toml import RulesError
 from milter_bounce.protocol import memcache, policy, socketmap
@@ -61,8 +62,7 @@ if TYPE_CHECKING:
 
     from milter_bounce.config import Settings
 
-LINES_WAITING: Final = 10_000
-"""Log lines that wait for the log; beyond, lines are lost, never answers."""
+LINES_WAITING: Final = limits.LINES_WAITING
 
 
 class Lines:

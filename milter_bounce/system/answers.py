@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
-from milter_bounce import __version__
+from milter_bounce import __version__, limits
 from milter_bounce.decide import answer as answers
 from milter_bounce.decide.answer import (
     CHECK_ADDRESS,
@@ -38,8 +38,7 @@ if TYPE_CHECKING:
     from milter_bounce.verdict import Answer, Classification, Suppression
 
 
-TEXTS_KEPT: Final = 2048
-"""Status texts whose verdict is kept: a remote that refuses one message often refuses the next in the same words."""
+TEXTS_KEPT: Final = limits.TEXTS_KEPT
 
 Q = TypeVar("Q")
 

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from milter_bounce import pipeline
+from milter_bounce import limits, pipeline
 from milter_bounce.decide.answer import AllowList, suppressed
 from milter_bounce.delivery import Action, Kind, Source
 from milter_bounce.protocol import verp
@@ -43,11 +43,8 @@ if TYPE_CHECKING:
 
     from .maillog import MailLog
 
-HEADER_LIMIT: Final = 20
-"""X-Milter-Bounce fields on one message; a report with more recipients is rare and its lines are in the log."""
-
-RECIPIENTS_LIMIT: Final = 1000
-"""Recipients of one report that are judged, as many as Postfix takes in one message; the rest is counted."""
+HEADER_LIMIT: Final = limits.ADDED_FIELDS
+RECIPIENTS_LIMIT: Final = limits.JUDGED_RECIPIENTS
 
 STORE_GRUMBLE_S: Final = 60.0
 """Seconds between two warnings about a store that cannot be used."""
@@ -135,7 +132,9 @@ class Desk:
         outcomes, rules = [], ReportRules(report, engine.rules)
         known = arrival.own and self._log_is_followed()
         for found in report.statuses[:RECIPIENTS_LIMIT]:
-            status = replace(found, queue_id=queue_id, source=Source.REPORT, at=found.at or now)
+            # in a report of this very MTA, whatever no remote MTA said is our own side's trouble
+            local = arrival.own and found.diagnostic_type not in {None, "smtp"}
+            status = replace(found, queue_id=queue_id, source=Source.REPORT, at=found.at or now, local=local)
             proof = believe(report, status, arrival, trust)
             outcome, notices = self._judge(engine, rules, status, now, proof, known=known)
             outcomes.append(outcome)

@@ -48,6 +48,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from milter_bounce import limits
 from milter_bounce.config import ConfigError
 from milter_bounce.decide.rule_toml import RulesError
 from milter_bounce.protocol.dnsbl import Family, Listing, State, Zone, family_of, is_public, normal
@@ -90,7 +91,7 @@ BLOCKS_EVERY_S: Final = 10.0
 OPERATORS_EVERY_S: Final = 60.0
 OPERATORS_AT_ONCE: Final = 500
 RECENT: Final = timedelta(days=2)
-LEARNT_LIMIT: Final = 64
+LEARNT_LIMIT: Final = limits.SUBJECTS_LEARNT
 LEARNT_AFTER: Final = 2
 """Refusals that must name an address before it counts as ours: one reply can say anything."""
 

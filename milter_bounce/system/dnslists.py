@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from milter_bounce import limits
 from milter_bounce.config import ConfigError
 from milter_bounce.protocol.dnsbl import Family, Zone, family_of, is_public, normal, unusable
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from milter_bounce.config import DnsSection
     from milter_bounce.decide.blocklist import Blocklist
 
-KEYS_LIMIT_BYTES: Final = 65_536
+KEYS_LIMIT_BYTES: Final = limits.LIST_KEYS_BYTES
 _KEY_PLACE: Final = "{key}."
 REMEDY: Final = (
     "lists turn away public and open resolvers: run a resolver of your own on this host (unbound, forwarding to nobody)"

@@ -13,14 +13,14 @@ import stat
 import time
 from typing import TYPE_CHECKING, Final
 
+from milter_bounce import limits
 from milter_bounce.protocol.token import KEY_ID, Key, Keyring
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 SECRET_BYTES: Final = 32
-KEYS_LIMIT: Final = 64
-"""Keys in one folder: a rotation a week for a year, and then some."""
+KEYS_LIMIT: Final = limits.KEYS
 
 DAY_S: Final = 86_400
 

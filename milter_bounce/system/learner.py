@@ -16,6 +16,7 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
+from milter_bounce import limits
 from milter_bounce.delivery import Action
 from milter_bounce.parse import log_scan
 from milter_bounce.parse.log_scan import Sent
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
 AHEAD: Final = timedelta(minutes=5)
 """A time stamp further in the future than this is a wrong clock's: the time of reading counts instead."""
 
-DOMAINS_KEPT: Final = 50_000
+DOMAINS_KEPT: Final = limits.DOMAINS_KEPT
 
 
 def domain_of(address: str) -> str:

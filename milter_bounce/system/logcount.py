@@ -19,6 +19,7 @@ import threading
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from milter_bounce import limits
 from milter_bounce.parse.log import LogReader
 from milter_bounce.parse.log_scan import SENDMAIL_MARK
 from milter_bounce.parse.logline import Delivery
@@ -38,7 +39,7 @@ CONTEXT_BYTES: Final = 256 << 10
 ONE_PROCESS_BYTES: Final = 12 << 20
 """Below this, starting processes takes longer than they save."""
 
-LINE_BYTES: Final = 1 << 20
+LINE_BYTES: Final = limits.PIPE_LINE_BYTES
 
 
 class Job(NamedTuple):

@@ -23,19 +23,16 @@ import stat
 import zlib
 from typing import IO, TYPE_CHECKING, Any, Final, cast
 
+from milter_bounce import limits
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
 SUFFIXES: Final = frozenset({".gz", ".bz2", ".xz", ".zst"})
-RATIO: Final = 400
-"""Mail logs pack 10 to 60 times; ten million equal bytes pack 1,000 times (gzip's limit) and more."""
-
-FREE_BYTES: Final = 64 << 20
-"""So much may come out whatever the ratio: a small file of equal lines packs beyond any ratio."""
-
-XZ_MEMORY_BYTES: Final = 256 << 20
-"""``xz -9`` needs 65 MiB to unpack; the header of a hostile file may ask for 4 GiB."""
+RATIO: Final = limits.UNPACKED_RATIO
+FREE_BYTES: Final = limits.UNPACKED_FREE_BYTES
+XZ_MEMORY_BYTES: Final = limits.XZ_MEMORY_BYTES
 
 PIECE_BYTES: Final = 1 << 20
 

@@ -18,14 +18,15 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final, Protocol
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from milter_bounce import limits
+
 from .logtail import Batch, FileFollower
 
 if TYPE_CHECKING:
     from milter_bounce.config import LogSection
 
 PIECE_BYTES: Final = 262_144
-LINE_LIMIT_BYTES: Final = 1_048_576
-"""Bytes of one line of a pipe; what is longer is cut there."""
+LINE_LIMIT_BYTES: Final = limits.PIPE_LINE_BYTES
 
 JOURNAL_FIELDS: Final = "MESSAGE,SYSLOG_IDENTIFIER,SYSLOG_PID,_PID,_HOSTNAME"
 SYSTEM_LOGS: Final = ("/var/log/mail.log", "/var/log/maillog")

@@ -25,6 +25,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final, NamedTuple
 
+from milter_bounce import limits
+
 from .logfiles import SUFFIXES, open_log
 
 if TYPE_CHECKING:
@@ -34,8 +36,8 @@ HEAD_BYTES: Final = 1024
 """First bytes that tell two files apart: some ten lines, each with its time stamp."""
 
 BATCH_BYTES: Final = 1_048_576
-LINE_LIMIT_BYTES: Final = 65_536
-CHAIN_LIMIT: Final = 64
+LINE_LIMIT_BYTES: Final = limits.LOG_LINE_BYTES
+CHAIN_LIMIT: Final = limits.ROTATED_FILES
 POLL_S: Final = 0.1
 # mail.log.1, mail.log-20261120.gz, mail.log.20261120-060000: logrotate's forms and ``postfix logrotate``'s
 _ROTATED: Final = re.compile(r"[.-][0-9]{1,14}(?:[.-][0-9]{1,14}){0,3}(?:\.(?:gz|xz|zst|bz2))?")

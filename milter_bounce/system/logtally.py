@@ -15,6 +15,7 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from milter_bounce import limits
 from milter_bounce.decide.words import words_of
 from milter_bounce.delivery import Action
 from milter_bounce.parse.log_scan import Sent, scan
@@ -28,10 +29,8 @@ if TYPE_CHECKING:
     from milter_bounce.parse.logline import Delivery
     from milter_bounce.verdict import Classification
 
-REFUSALS_LIMIT: Final = 20_000
-"""Different refusals that are told apart in one piece; beyond it only their categories are counted."""
-
-TEXT_LIMIT: Final = 160
+REFUSALS_LIMIT: Final = limits.TALLIED_REFUSALS
+TEXT_LIMIT: Final = limits.TALLIED_TEXT
 _CHANGING: Final = re.compile(r"[0-9a-fA-F]*[0-9][0-9a-zA-Z._:-]*")
 """Numbers, addresses, queue IDs, times: what differs from one refusal to the next."""
 

@@ -22,6 +22,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from milter_bounce import limits
 from milter_bounce.verdict import printable
 
 if TYPE_CHECKING:
@@ -29,8 +30,7 @@ if TYPE_CHECKING:
 
 FACILITY_MAIL: Final = 2 << 3
 SEVERITY: Final = {"info": 6, "warning": 4, "error": 3, "notice": 5}
-LINE_LIMIT: Final = 2000
-"""Characters in a line, all told: rsyslog's default cuts at 8 KiB, syslogd at 2 KiB, RFC 3164 asks for 1 KiB at least."""
+LINE_LIMIT: Final = limits.WRITTEN_LINE
 
 CHOOSE_AGAIN_S: Final = 5.0
 """Seconds between two looks at where lines should go."""

@@ -16,6 +16,7 @@ import subprocess
 import threading
 from typing import TYPE_CHECKING, Final
 
+from milter_bounce import limits
 from milter_bounce.verdict import Notice, NoticeKind, notice_line, printable, stamp
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from .maillog import MailLog
 
-RUNNING_LIMIT: Final = 8
+RUNNING_LIMIT: Final = limits.NOTICES_RUNNING
 TOLD: Final = frozenset({NoticeKind.BLOCK_BEGAN})
 
 

@@ -23,6 +23,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from milter_bounce import limits
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -35,7 +37,7 @@ FILES: Final = ("main.cf", "master.cf")
 GATE_SERVICE: Final = "gate/unix"
 GATE_MAPS: Final = "milter_bounce_gate_maps"
 POLICY: Final = "milter_bounce_policy"
-TIME_LIMIT_S: Final = 30.0
+TIME_LIMIT_S: Final = limits.POSTCONF_S
 
 
 class PostfixError(Exception):

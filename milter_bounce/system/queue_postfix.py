@@ -11,8 +11,9 @@ import shutil
 import subprocess
 from typing import Final
 
-TIME_LIMIT_S: Final = 10.0
-"""postqueue answers in milliseconds; one that hangs is left behind."""
+from milter_bounce import limits
+
+TIME_LIMIT_S: Final = limits.POSTQUEUE_S
 
 _QUEUE_ID: Final = re.compile(r"[0-9A-Za-z]{5,20}")
 """Short and long queue IDs (enable_long_queue_ids); nothing else reaches a command line."""

@@ -16,19 +16,18 @@ import shutil
 import subprocess
 from typing import TYPE_CHECKING, Final
 
+from milter_bounce import limits
 from milter_bounce.verdict import printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-TIME_LIMIT_S: Final = 20.0
-"""The command only hands the wish over; one that takes longer waits for a disk and is left behind."""
+TIME_LIMIT_S: Final = limits.SENDMAIL_COMMAND_S
 
 # eight characters of time and counter, then the process number with at least six digits: always the whole ID
 _QUEUE_ID: Final = re.compile(r"[0-9A-Za-z]{8}[0-9]{6,8}")
 _PLAIN: Final = re.compile(r"[^A-Za-z0-9 .:_@/+-]+")
-REASON_LIMIT: Final = 200
-"""Characters of a quarantine reason; it stands in one line of the queue file and in mailq."""
+REASON_LIMIT: Final = limits.QUARANTINE_REASON
 
 _REMEDY: Final = (
     'only root and TrustedUser may; set due.sendmail_command, for example ["sudo", "-n", "/usr/sbin/sendmail"]'

@@ -22,6 +22,7 @@ import stat
 from pathlib import Path
 from typing import Any, Final
 
+from milter_bounce import limits
 from milter_bounce.config import Settings
 from milter_bounce.decide.rule_toml import RulesError, to_values
 from milter_bounce.decide.ruleset import RuleSet
@@ -31,10 +32,8 @@ from milter_bounce.parse.reply import parse_reply
 
 from .share import rules_dir
 
-FILE_LIMIT_BYTES: Final = 1_048_576
-"""A rule file of more than 1 MiB is some other file."""
-
-LOCAL_FILES: Final = 1000
+FILE_LIMIT_BYTES: Final = limits.RULE_FILE_BYTES
+LOCAL_FILES: Final = limits.RULE_FILES
 _ROOT_FILES: Final = ("blocklists.toml", "replies.toml", "status.toml")
 _OTHERS: Final = frozenset({"reports.toml"})
 """Data beside the rules that other parts read."""

@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from milter_bounce import config
+from milter_bounce import config, limits
 
 DEFAULT: Final = Path("/etc/milter-bounce/milter-bounce.toml")
-LIMIT_BYTES: Final = 1_048_576
-"""A configuration of more than 1 MiB is some other file."""
+LIMIT_BYTES: Final = limits.SETTINGS_BYTES
 
 
 def load_settings(path: Path | None = None) -> config.Settings:

@@ -16,6 +16,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, Final
 
+from milter_bounce import limits
 from milter_bounce.decide.block import Known, is_over, open_share, standing, within_share
 from milter_bounce.verdict import BlockState
 
@@ -40,11 +41,8 @@ REST_S: Final = 0.5
 WAIT_S: Final = 0.02
 """A reader waits only while the file is recovered after a crash; the answer is "no opinion" then."""
 
-LOOKED_AT: Final = 20_000
-"""Messages of a blocked destination that are looked at for its share, the oldest first."""
-
-FLUSHED_LIMIT: Final = 100_000
-"""Messages of blocked destinations that are remembered as handed to the MTA."""
+LOOKED_AT: Final = limits.SHARE_LOOKED_AT
+FLUSHED_LIMIT: Final = limits.FLUSHED_KEPT
 
 _ANYTHING: Final = (
     "SELECT 1 FROM suppressions WHERE recipient = ?1 UNION ALL SELECT 1 FROM recipients WHERE recipient = ?1 LIMIT 1"

@@ -12,6 +12,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from milter_bounce import limits
 from milter_bounce.decide.advise import domain_of
 from milter_bounce.decide.block import is_over
 
@@ -23,8 +24,7 @@ if TYPE_CHECKING:
 
     from milter_bounce.verdict import Backoff, Block
 
-REFUSALS_LIMIT: Final = 20_000
-"""Rows of refusals that are looked at: 2,000 destinations at a threshold of 10."""
+REFUSALS_LIMIT: Final = limits.REFUSALS_READ
 
 
 @dataclass(slots=True)

@@ -10,12 +10,12 @@ from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
 from typing import Any, Final
 
+from milter_bounce import limits
 from milter_bounce.verdict import Backoff, Block, BlockState, Episode, Scope, Suppression
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MS: Final = timedelta(milliseconds=1)
-ADDRESS_LIMIT: Final = 512
-"""Characters of an address that are kept as they are: RFC 5321 allows 320 octets."""
+ADDRESS_LIMIT: Final = limits.STORED_ADDRESS
 
 
 def escaped(text: str) -> str:

@@ -16,6 +16,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from milter_bounce import limits
 from milter_bounce.decide import block as blocks
 from milter_bounce.decide.advise import Limits
 from milter_bounce.verdict import BlockState
@@ -37,8 +38,7 @@ if TYPE_CHECKING:
 
     from .store import Due
 
-OPERATORS_LIMIT: Final = 50_000
-"""Domains whose operator is kept in memory, some 10 MB; beyond it the memory begins anew."""
+OPERATORS_LIMIT: Final = limits.OPERATORS_KEPT
 
 
 class SqliteStore(Administration):

@@ -19,6 +19,7 @@ from enum import IntEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from milter_bounce import limits
 from milter_bounce.protocol.dnsbl import State
 
 from .sqlite_file import connect, guarded, identity
@@ -30,8 +31,7 @@ if TYPE_CHECKING:
     from milter_bounce.verdict import BlocklistMention
 
 VERSION: Final = 1
-NAMED_LIMIT: Final = 10_000
-"""Subjects named by refusals that are kept; anybody can write a refusal, so their number must end somewhere."""
+NAMED_LIMIT: Final = limits.SUBJECTS_NAMED
 
 MENTION_EVERY: Final = timedelta(minutes=1)
 

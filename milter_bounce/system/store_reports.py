@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from milter_bounce import limits
 from milter_bounce.verdict import printable
 
 from .sqlite_file import connect, guarded, identity
@@ -25,9 +26,8 @@ if TYPE_CHECKING:
     from milter_bounce.verdict import Outcome
 
 KEPT: Final = timedelta(days=30)
-ROWS_LIMIT: Final = 200_000
-WAITING_LIMIT: Final = 10_000
-"""Rows that wait for a store that cannot be written."""
+ROWS_LIMIT: Final = limits.REPORT_ROWS
+WAITING_LIMIT: Final = limits.REPORT_ROWS_WAITING
 
 PRUNE_EVERY: Final = 1000
 """Rows between two prunings."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
+from milter_bounce import limits
 from milter_bounce.delivery import Action
 from milter_bounce.parse.address import ADDRESS, clean, same
 from milter_bounce.parse.blocks import read_blocks
@@ -26,8 +27,7 @@ if TYPE_CHECKING:
     from milter_bounce.parse.readers import Readers
     from milter_bounce.parse.view import View
 
-LINES_LIMIT: Final = 2000
-"""Lines of a transcript that are read."""
+LINES_LIMIT: Final = limits.TRANSCRIPT_LINES
 
 _TRANSCRIPT = re.compile(
     r"^[ \t]{0,20}-{0,40}[ \t]{0,20}(?:session )?transcript(?: of session follows)?[ \t]{0,20}:?-{0,40}[ \t]{0,20}$",

@@ -15,16 +15,14 @@ import json
 import re
 from typing import Any, Final
 
+from milter_bounce import limits
 from milter_bounce.delivery import Action, DeliveryReport, EnhancedStatus, Kind
 from milter_bounce.parse.address import typed_address
 from milter_bounce.parse.draft import Draft, finished
 from milter_bounce.parse.dsn import diagnostic_of
 
-JSON_LIMIT: Final = 100_000
-"""Characters of JSON that are read; SNS sends 256 KB at most, a notification with its headers has some 5."""
-
-RECIPIENTS_LIMIT: Final = 200
-"""Recipients of one notification (SES allows 50 a message)."""
+JSON_LIMIT: Final = limits.JSON_CHARACTERS
+RECIPIENTS_LIMIT: Final = limits.JSON_RECIPIENTS
 
 _CUT = re.compile(r"!?\n[ \t]?")
 _ACTIONS: Final = {"failed": Action.FAILED, "delayed": Action.DELAYED, "delivered": Action.DELIVERED}
