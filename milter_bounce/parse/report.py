@@ -288,6 +288,8 @@ def _is_report(view: View, family: Family | None) -> bool:
         bool(family)
         or (subject and (words or plainly))
         or (words and (both or (view.from_daemon and view.returns_message)))
+        # a daemon that quotes a refusal reports it, in whatever language
+        or (plainly and not view.is_list_mail() and reply_start(view.words[:6000]) is not None)
     )
 
 

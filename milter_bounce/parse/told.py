@@ -26,11 +26,12 @@ REASON_LIMIT: Final = 700
 
 # ">>> RCPT TO:<a>" and "<<< 550 ..."; InterScan draws its arrows the other way round
 _SAID = re.compile(
-    r"^(?:[ \t>]{0,8}?|[^<>\n]{0,40}: )(?:<<<|Received >>>|SMTP<<:?|<<-|<--)[ \t]*([245][0-9]{2}[^\n]*|[^\n]+)$",
+    r"^(?:[ \t>]{0,8}?|[^<>\n]{0,40}: (?:\[[0-9:]{1,20}\] )?)(?:<<<|Received >>>|SMTP<<:?|<<-|<--)[ \t]*([245][0-9]{2}[^\n]*|[^\n]+)$",
     re.MULTILINE,
 )
 _ASKED = re.compile(
-    r"^(?:[ \t>]{0,8}?|[^<>\n]{0,40}: )(?:>>>|Sent <<<|SMTP>>:?|->>|-->)[ \t]*([A-Za-z]{4}[^\n]*)$", re.MULTILINE
+    r"^(?:[ \t>]{0,8}?|[^<>\n]{0,40}: (?:\[[0-9:]{1,20}\] )?)(?:>>>|Sent <<<|SMTP>>:?|->>|-->)[ \t]*([A-Za-z]{4}[^\n]*)$",
+    re.MULTILINE,
 )
 _TRANSCRIPT_MARK = re.compile(r"<<< |Received >>>|SMTP<<|<-- [245]")
 _VERBS: Final = {
