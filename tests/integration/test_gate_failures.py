@@ -14,7 +14,7 @@ import pytest
 
 from tests.integration.enforcing import Enforced, times_of
 from tests.integration.postfix import needs_postfix
-from tests.integration.sink import Sinks
+from tests.integration.sink import Script, Sinks
 
 pytestmark = [pytest.mark.integration, needs_postfix]
 
@@ -79,13 +79,19 @@ def test_gate_and_filter_that_answer_garbage_change_nothing(tmp_path, garbage):
     """Bytes that are no protocol: mail flows, the status stays as it was."""
     with Sinks() as sinks:
         ok = sinks.add("ok.test")
-        with Enforced(tmp_path / "p", parts=(), routes={"ok.test": ok}) as postfix:
+        gone = sinks.add("gone.test", Script(rcpt="550 5.1.1 <a@gone.test>: User unknown"))
+        with Enforced(tmp_path / "p", parts=(), routes={"ok.test": ok, "gone.test": gone}) as postfix:
             with Rubbish(postfix, garbage):
+                postfix.send("me@home.example", "a@gone.test")
+                (refused,) = postfix.wait_log("to=<a@gone.test>.*status=bounced", 60)
                 recipients = send_many(postfix, 3)
                 postfix.wait_for(lambda: len(ok.taken) == 3, 60)
                 lines = postfix.wait_log("status=sent", count=3)
             assert delivered_once(ok, recipients)
             assert all("dsn=2.0.0" in line for line in lines)
+            assert re.search(
+                r"dsn=5\.1\.1, status=bounced \(host [^ ]+ said: 550 5\.1\.1 <a@gone\.test>: User unkn", refused
+            )
 
 
 class Rubbish:
