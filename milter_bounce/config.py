@@ -18,6 +18,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from . import limits
 from .verdict import CATEGORIES, printable
 
 
@@ -45,7 +46,7 @@ class MilterSection(_Section):
     """Where milterd listens: unix:/path (fast, the default) or inet:PORT@HOST. Postfix names it relative to its queue
     directory: unix:milter-bounce/milter.sock."""
 
-    max_message_bytes: int = Field(1_048_576, ge=4096, le=67_108_864)
+    max_message_bytes: int = Field(limits.MESSAGE_BYTES, ge=4096, le=67_108_864)
     """Bytes of a report that are read; the rest passes unread. Reports return headers or a part of the message, so
     1 MiB holds all but freaks."""
 
@@ -214,13 +215,13 @@ class AnswerSection(_Section):
     """Put [class=... category=... advice=... rule=...] in front of the status text: it then stands in Postfix's own log
     line, in postqueue -p and in the report to the sender."""
 
-    connections: int = Field(1000, ge=10, le=100_000)
+    connections: int = Field(limits.CONNECTIONS, ge=10, le=100_000)
     """Connections at one time on each socket; more are closed at once, which the MTA takes as "no opinion"."""
 
-    idle_s: int = Field(300, ge=20, le=86_400)
+    idle_s: int = Field(limits.IDLE_S, ge=20, le=86_400)
     """Seconds after which a silent connection is closed; Postfix's own clients stay silent for 100 s at most."""
 
-    request_s: int = Field(10, ge=1, le=600)
+    request_s: int = Field(limits.REQUEST_S, ge=1, le=600)
     """Seconds in which a question that has begun must end."""
 
 
