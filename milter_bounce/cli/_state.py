@@ -43,16 +43,20 @@ JSON: Final = click.option("--json", "as_json", is_flag=True, help="One JSON obj
 
 
 class Stop(click.ClickException):
-    """One line on standard error, and an exit status: 1 found nothing, 2 wrong usage, configuration or store."""
+    """One line on standard error, and exit status 2: wrong usage, configuration or store."""
 
-    def __init__(self, message: str, exit_code: int = 2) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code
+    exit_code = 2
 
     def show(self, file: Any = None) -> None:
         """Print the line without click's prefix."""
         del file
         click.echo(f"milter-bounce: {printable(self.message, 1000)}", err=True)
+
+
+class NotFound(Stop):
+    """One line on standard error, and exit status 1: there is nothing of that name."""
+
+    exit_code = 1
 
 
 def settings_of(conf: Path | None) -> Settings:

@@ -17,7 +17,7 @@ from milter_bounce.decide.advise import domain_of
 from milter_bounce.system.maillog import MailLog
 from milter_bounce.verdict import Block, Scope, Suppression, notice_line, printable, stamp
 
-from ._state import CONFIG, JSON, Stop, emit, now, opened, person, quiet_pipe, settings_of, spelled, table
+from ._state import CONFIG, JSON, NotFound, Stop, emit, now, opened, person, quiet_pipe, settings_of, spelled, table
 from ._suppressions import COLUMNS, read_suppressions, suppression_fields, write_csv, write_json
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def blocks_show(key: str, conf: Path | None, as_json: bool) -> None:
     with opened(conf) as store:
         found = [block for block in store.blocks(closed=True) if block.key == key]
     if not found:
-        raise Stop(f"no block {key}; `milter-bounce blocks list --all` lists them", 1)
+        raise NotFound(f"no block {key}; `milter-bounce blocks list --all` lists them")
     fields = _block_fields(found[0])
     if as_json:
         emit(fields)
@@ -131,7 +131,7 @@ def blocks_lift(keys: tuple[str, ...], by: str | None, conf: Path | None) -> Non
             else:
                 _log(conf, notice)
     if missing:
-        raise Stop(f"not held: {', '.join(missing)}; `milter-bounce blocks list` lists what is", 1)
+        raise NotFound(f"not held: {', '.join(missing)}; `milter-bounce blocks list` lists what is")
 
 
 @blocks.command("add")
@@ -199,7 +199,7 @@ def suppressions_show(address: str, conf: Path | None, as_json: bool) -> None:
     with opened(conf) as store:
         found = store.suppressed(address)
     if found is None:
-        raise Stop(f"{address} is not suppressed", 1)
+        raise NotFound(f"{address} is not suppressed")
     fields = suppression_fields(found)
     if as_json:
         emit(fields)
@@ -232,7 +232,7 @@ def suppressions_remove(addresses: tuple[str, ...], conf: Path | None) -> None:
         removed = store.unsuppress(addresses)
     click.echo(f"{removed} removed.")
     if removed < len(addresses):
-        raise Stop(f"{len(addresses) - removed} of them not suppressed", 1)
+        raise NotFound(f"{len(addresses) - removed} of them not suppressed")
 
 
 @suppressions.command("export")
