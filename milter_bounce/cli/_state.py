@@ -59,6 +59,10 @@ class NotFound(Stop):
     exit_code = 1
 
 
+class Damaged(NotFound):
+    """One line on standard error, and exit status 1: the store was read and is not sound."""
+
+
 def settings_of(conf: Path | None) -> Settings:
     """Return the settings.
 

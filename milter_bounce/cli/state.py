@@ -17,7 +17,21 @@ from milter_bounce.decide.advise import domain_of
 from milter_bounce.system.maillog import MailLog
 from milter_bounce.verdict import Block, Scope, Suppression, notice_line, printable, stamp
 
-from ._state import CONFIG, JSON, NotFound, Stop, emit, now, opened, person, quiet_pipe, settings_of, spelled, table
+from ._state import (
+    CONFIG,
+    JSON,
+    Damaged,
+    NotFound,
+    Stop,
+    emit,
+    now,
+    opened,
+    person,
+    quiet_pipe,
+    settings_of,
+    spelled,
+    table,
+)
 from ._suppressions import COLUMNS, read_suppressions, suppression_fields, write_csv, write_json
 
 if TYPE_CHECKING:
@@ -360,8 +374,8 @@ def store_check(conf: Path | None) -> None:
     for fault in faults:
         click.echo(f"{path}: {printable(fault)}", err=True)
     if faults:
-        raise Stop(
-            f"{path}: damaged; stop the programs, put a backup in its place or move it away: they begin a new one", 1
+        raise Damaged(
+            f"{path}: damaged; stop the programs, put a backup in its place or move it away: they begin a new one"
         )
     click.echo(f"{path}: sound.")
 
