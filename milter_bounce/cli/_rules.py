@@ -27,13 +27,13 @@ class Refusal(click.ClickException):
         click.echo(f"milter-bounce: {self.message}", err=True)
 
 
-def loaded_rules(conf: str | None) -> RuleSet:
-    """Return the rules that the configuration `conf` names.
+def loaded_rules(conf: str | None, *, strict: bool = True) -> RuleSet:
+    """Return the rules that the configuration `conf` names; `strict` as in `load_rules`.
 
     Raises:
         Refusal: configuration or rules cannot be used; file, key or rule, and reason.
     """
     try:
-        return load_rules(load_settings(Path(conf) if conf else None))
+        return load_rules(load_settings(Path(conf) if conf else None), strict=strict)
     except (ConfigError, RulesError) as error:
         raise Refusal(str(error)) from None

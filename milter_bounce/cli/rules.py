@@ -59,7 +59,7 @@ def rules() -> None:
 @_JSON
 def check(conf: str | None, as_json: bool) -> None:
     """Report doubles, rules that can never fire, examples that miss or that another rule takes."""
-    loaded = loaded_rules(conf)
+    loaded = loaded_rules(conf, strict=False)
     found = findings(loaded, _read)
     for item in found:
         click.echo(json.dumps(item._asdict()) if as_json else f"{item.file}: {item.rule}: {item.reason}")

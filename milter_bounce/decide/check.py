@@ -166,7 +166,16 @@ def _time_examples(rules: RuleSet, read: Reader) -> Iterator[Finding]:
                 )
 
 
-def dead(rules: RuleSet, read: Reader) -> list[Finding]:
-    """Return the findings about local rules only: what a program that loads rules refuses."""
-    local = {rule.id for rule in rules.rules if rule.tier is Tier.LOCAL}
-    return [finding for finding in findings(rules, read) if finding.rule in local] if local else []
+def local_findings(rules: RuleSet, read: Reader) -> list[Finding]:
+    """Return what is wrong with rules of the administrator's own: what a program refuses to load.
+
+    Rules that took a shipped rule's place are left out: an upgrade may put something before them, and must not keep a
+    program from starting.
+    """
+    local = [rule for rule in rules.rules if rule.tier is Tier.LOCAL]
+    return [
+        *_same_conditions(local),
+        *_shadowed(local),
+        *_suppressing(local),
+        *(finding for rule in local for finding in _examples(rules, rule, read)),
+    ]

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .rule_toml import Rule
 
 SET_BYTES: Final = limits.RULE_SET_BYTES
+OWN_BYTES: Final = limits.RULE_OWN_BYTES
 ONE_BYTES: Final = limits.RULE_BYTES
 CODES_KEPT: Final = limits.CODES_KEPT
 MATCHED_LIMIT: Final = limits.MATCHED_BYTES
@@ -93,14 +94,14 @@ class Scan:
     The Set holds the texts loosened, so a hit of one that was is looked at again with the text as written.
     """
 
-    def __init__(self, rules: Sequence[Rule], extra: Sequence[str] = ()) -> None:
-        """Compile `rules` and the `extra` patterns, whose hits are numbered after the rules'.
+    def __init__(self, rules: Sequence[Rule], extra: Sequence[str] = (), limit: int = SET_BYTES) -> None:
+        """Compile `rules` and the `extra` patterns, whose hits are numbered after the rules'; `limit` bounds its memory.
 
         Raises:
             RulesError: file, rule and what RE2 says.
         """
         self.rules = tuple(rules)
-        self._set = re2.Set.SearchSet(_options(SET_BYTES))
+        self._set = re2.Set.SearchSet(_options(limit))
         self._patterns: list[str] = []
         self._ones: dict[int, re2._Regexp] = {}
         self._bare = tuple(index for index, rule in enumerate(rules) if not rule.text)

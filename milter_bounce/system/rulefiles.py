@@ -24,11 +24,12 @@ from typing import Any, Final
 
 from milter_bounce import limits
 from milter_bounce.config import Settings
+from milter_bounce.decide.check import local_findings
 from milter_bounce.decide.rule_toml import RulesError, to_values
 from milter_bounce.decide.ruleset import RuleSet
 from milter_bounce.delivery import DeliveryStatus
 from milter_bounce.parse.postfix_log import read_words
-from milter_bounce.parse.reply import parse_reply
+from milter_bounce.parse.reply import parse_reply, reply_start, unlogged
 
 from .share import rules_dir
 
@@ -43,8 +44,13 @@ NO_RULES: Final = frozenset({"schedules.toml", "readers.toml", "thresholds.toml"
 
 def status_of(text: str, remote_mta: str | None = None, recipient: str | None = None) -> DeliveryStatus:
     """Return the delivery status that a reply alone tells of, also as Postfix quotes it (``host NAME said: ...``)."""
+    text = unlogged(text)
     words = read_words(text)
     parts = parse_reply(words.diagnostic if words.remote else text)
+    if parts.code is None and not words.remote and (start := reply_start(text)) is not None:
+        # "SMTP error from remote mail server after RCPT TO: host mx.example.net: 550 ...": the reply stands inside
+        inner = parse_reply(text[start:])
+        parts = parts._replace(code=inner.code, status=inner.status or parts.status)
     return DeliveryStatus(
         recipient,
         status=parts.status,
@@ -55,8 +61,12 @@ def status_of(text: str, remote_mta: str | None = None, recipient: str | None = 
     )
 
 
-def load_rules(settings: Settings | None = None) -> RuleSet:
+def load_rules(settings: Settings | None = None, *, strict: bool = True) -> RuleSet:
     """Return the shipped rules with the administrator's own.
+
+    Args:
+        settings: where the rules lie.
+        strict: refuse own rules that can never fire or whose example another rule takes.
 
     Raises:
         RulesError: file, rule and reason; also for a file that cannot be read or that others may write to.
@@ -65,7 +75,10 @@ def load_rules(settings: Settings | None = None) -> RuleSet:
     shipped = Path(settings.rules.shipped) if settings.rules.shipped else rules_dir()
     files = shipped_files(shipped)
     values = {name: to_values(name, _text(name, raw)) for name, raw in files.items()}
-    return RuleSet.from_values(values, local_values(Path(settings.rules.local)))
+    rules = RuleSet.from_values(values, local_values(Path(settings.rules.local)))
+    if strict and (wrong := local_findings(rules, status_of)):
+        raise RulesError(*wrong[0])
+    return rules
 
 
 def shipped_files(folder: Path) -> dict[str, bytes]:

@@ -149,7 +149,7 @@ def run() -> list[dict[str, object]]:
         _row("classify against a loop of re", rate, "replies/s", f"first-match loop of re {plain:,.0f}/s", rate / plain, "faster", holds=rate > plain),
         _row("classify with twice the rules", twice_rate, "replies/s", f"with the shipped rules {rate:,.0f}/s", twice_rate / rate, "flat: at least 0.8", holds=twice_rate >= 0.8 * rate),
         _row("load all rules", load, "ms", f"{len(rules.rules)} rules", None, f"below {LOAD_GOAL_MS} ms", holds=load < LOAD_GOAL_MS),
-        _row("hostile text of 100 kB", hostile, "ms", "cut at 2,048 characters", None, "below 20 ms", holds=hostile < 20),
+        _row("hostile text of 100 kB", hostile, "ms", "cut at 1,024 characters", None, "below 20 ms", holds=hostile < 20),
     ]  # fmt: skip
 
 

@@ -62,6 +62,8 @@ BROKEN = [
     pytest.param("[[rule", "is not TOML", id="not-toml"),
     pytest.param(OWN.replace("purple", "pur(?=ple)", 1), "own: RE2 cannot take the pattern", id="pattern"),
     pytest.param(OWN.replace("greylisted", "grey"), "own: category", id="category"),
+    pytest.param(OWN.replace("450 purple", "450 green"), "own: does not match its example", id="example"),
+    pytest.param(OWN + OWN.replace('"own"', '"again"'), "again: has the conditions of own", id="never-fires"),
 ]
 
 
