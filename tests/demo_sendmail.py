@@ -15,13 +15,16 @@ import pytest
 from rich.console import Console
 
 from milter_bounce.system import keys
-from tests.demo import NO_DNS, routes_of, talk
+from tests.demo import WAIT_S, console, routes_of, talk
 from tests.integration.programs import Program
 from tests.integration.sendmail import Sendmail, settings_for, why_not
 from tests.integration.sink import Sinks
 
+PARTS = ("--only", "milterd", "--only", "answerd", "--only", "logd")
+"""All but dnsd: a demonstration asks no DNS question of the world."""
 
-def run(folder: Path, console: Console) -> int:
+
+def run(folder: Path, screen: Console) -> int:
     """Run the demonstration in `folder`; return the exit status."""
     with Sinks("127.0.89") as sinks:
         routes, hosts = routes_of(sinks)
@@ -31,15 +34,19 @@ def run(folder: Path, console: Console) -> int:
         defines = {
             "MILTER_BOUNCE_MILTER": f"unix:{place}/milter.sock",
             "MILTER_BOUNCE_ANSWER": f"unix:{place}/answer.sock",
-            "confMIN_QUEUE_AGE": "5s",
+            "confMIN_QUEUE_AGE": "2s",
         }
         with Sendmail(
             place, routes=routes, hosts=hosts, fragments=["milter", "gate"], defines=defines, port_of_sinks=sinks.port
         ) as sendmail:
             keys.new_key(folder / "keys")
-            settings = settings_for(sendmail, folder, advice={"time_scale": 1 / 3600})
-            with Program("run", folder, settings, *NO_DNS):
-                return talk(console, sendmail, sinks)
+            settings = settings_for(
+                sendmail, folder, mode="enforce", advice={"time_scale": 1 / 3600}, due={"every_s": 0.2}
+            )
+            with Program("run", folder, settings, *PARTS):
+                sendmail.wait_log(r"milter-bounce/milterd\[\d+\]: listening", WAIT_S)
+                sendmail.wait_log(r"milter-bounce/logd\[\d+\]: started", WAIT_S)
+                return talk(screen, sendmail, sinks)
 
 
 def main() -> int:
@@ -50,7 +57,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="mb-demo-", dir="/tmp") as folder:
         Path(folder).chmod(0o755)
         try:
-            return run(Path(folder), Console())
+            return run(Path(folder), console())
         except pytest.fail.Exception as waited:
             sys.stderr.write(f"make demo-sendmail: {waited}\n")
             return 1
