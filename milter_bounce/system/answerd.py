@@ -149,8 +149,9 @@ class Program:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
         loop.add_signal_handler(signal.SIGHUP, lambda: tasks.add(loop.create_task(self._reload())))
-        async with Server(self.services, self._settings.answer.socket_group, self._settings.user):
+        async with Server(self.services, self._settings.answer.socket_group, self._settings.user) as server:
             drop_privileges(self._settings)
+            await server.accept()
             self._start_flusher()
             self._heart.ready()
             listening = ", ".join(s.address for s in self.services if s.address)

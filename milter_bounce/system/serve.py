@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol, Self
 
+from milter_bounce import limits
 from milter_bounce.protocol import ProtocolError
 
 if TYPE_CHECKING:
@@ -54,9 +55,9 @@ class Service:
     answer: Callable[[Any], bytes | None]
     """Makes the bytes of an answer; None closes the connection."""
 
-    connections: int = 1000
-    idle_s: float = 300
-    request_s: float = 10
+    connections: int = limits.CONNECTIONS
+    idle_s: float = limits.IDLE_S
+    request_s: float = limits.REQUEST_S
     warn: Callable[[str], object] = print
     open: set[_Conversation] = field(default_factory=set)
     refused: int = 0
@@ -214,30 +215,41 @@ def listen(address: str, owner: Owner) -> socket.socket:
 
 
 class Server:
-    """All services of one program on one event loop; an async context manager."""
+    """All services of one program on one event loop; an async context manager.
+
+    Entering it makes the sockets, `accept` begins to take connections: between the two a program that was started as
+    root becomes its user, and not one byte from outside is read before.
+    """
 
     def __init__(self, services: Iterable[Service], group: str = "", user: str = "") -> None:
         self._services = [service for service in services if service.address]
         self._owner = Owner(user, group)
+        self._listening: list[tuple[Service, socket.socket]] = []
         self._servers: list[asyncio.AbstractServer] = []
         self._inodes: list[tuple[str, int]] = []
         self._sweeper: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
-        """Listen on every address."""
+        """Make the socket of every address; clients that connect wait in its backlog."""
+        try:
+            for service in self._services:
+                self._listening.append((service, listen(service.address, self._owner)))
+                if service.address.startswith("unix:"):
+                    path = service.address.removeprefix("unix:")
+                    self._inodes.append((path, os.stat(path).st_ino))  # noqa: PTH116 - at start, nobody waits yet
+        except OSError:
+            await self.__aexit__()
+            raise
+        return self
+
+    async def accept(self) -> None:
+        """Begin to serve."""
         loop = asyncio.get_running_loop()
-        for service in self._services:
+        for service, listening in self._listening:
             service.now = loop.time()
-            listening = listen(service.address, self._owner)
-            if service.address.startswith("unix:"):
-                path = service.address.removeprefix("unix:")
-                self._inodes.append((path, os.stat(path).st_ino))  # noqa: PTH116 - at start, nobody waits yet
-                start = loop.create_unix_server
-            else:
-                start = loop.create_server  # type: ignore[assignment]
+            start = loop.create_unix_server if service.address.startswith("unix:") else loop.create_server
             self._servers.append(await start(lambda s=service: _Conversation(s), sock=listening, backlog=BACKLOG))  # type: ignore[misc]
         self._sweeper = asyncio.create_task(self._sweep())
-        return self
 
     async def _sweep(self) -> None:
         """Close what is overdue, once a second."""
@@ -256,6 +268,8 @@ class Server:
             self._sweeper.cancel()
         for server in self._servers:
             server.close()
+        for _service, listening in self._listening:
+            listening.close()
         for service in self._services:
             for conversation in list(service.open):
                 conversation.end()
