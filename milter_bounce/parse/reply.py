@@ -7,7 +7,7 @@ Comes out: `ReplyParts`. Does not: judge.
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from milter_bounce import limits
 from milter_bounce.delivery import EnhancedStatus
@@ -29,6 +29,19 @@ class ReplyParts(NamedTuple):
     code: int | None
     status: EnhancedStatus | None
     text: str
+
+
+_SLASHES: Final = re.compile(r"\.?/(?=[A-Z]|$)")
+
+
+def unlogged(text: str) -> str:
+    """Return a reply as it was said, from qmail's log: ``192.0.2.1_said:_550_User_unknown/Giving_up_on_192.0.2.1./``.
+
+    Section: qmail-send(8), "failure": blanks are logged as underscores, line ends as slashes.
+    """
+    if "_said:_" not in text and "(#" not in text:
+        return text
+    return _SLASHES.sub(". ", text).replace("_", " ") if " " not in text.strip() else text
 
 
 def parse_reply(text: str) -> ReplyParts:
