@@ -26,12 +26,19 @@ SENDMAIL_MARK: Final = " stat="
 
 # One success in Postfix's plainest form; anything out of the ordinary (quotes and brackets in an address, an odd time
 # stamp) is left to LogReader, which knows all forms.
-_SENT: Final = re.compile(
+_HEAD: Final = (
     r"([A-Z][a-z]{2} [ 0-3][0-9] [0-9:]{8}|[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]{8,15}(?:Z|[+-][0-9:]{5})) [^ \n]{1,255} "
     r"[^ \[\]:\n]{1,100}/(?:smtp|lmtp|local|virtual|pipe|error|discard)\[[0-9]{1,10}\]: ([0-9A-Za-z]{5,20}): "
-    r'to=<([^>"\n]+)>, (?:orig_to=<[^>"\n]*>, )?relay=([^\[ ,\n]+)[^ \n]*, (?:conn_use=[0-9]+, )?'
-    r"delay=[0-9.]{1,19}, delays=[0-9./e+-]+, dsn=2\.[0-9]{1,3}\.[0-9]{1,3}, status=sent \("
+    r'to=<([^>"\n]+)>, (?:orig_to=<[^>"\n]*>, )?'
 )
+_DELAYS: Final = r"(?:conn_use=[0-9]+, )?delay=[0-9.]{1,19}, delays=[0-9./e+-]+, "
+_SENT: Final = re.compile(
+    rf"{_HEAD}relay=([^\[ ,\n]+)[^ \n]*, {_DELAYS}dsn=2\.[0-9]{{1,3}}\.[0-9]{{1,3}}, status=sent \("
+)
+_FAILED: Final = re.compile(
+    rf"{_HEAD}relay=([^ \n]+), {_DELAYS}(dsn=[0-9.]{{5,11}}, status=(?:deferred|bounced) \(.*)$"
+)
+MASK: Final = "<@>"
 
 
 class Sent(NamedTuple):
@@ -45,8 +52,24 @@ class Sent(NamedTuple):
     relay: str
 
 
-def scan(text: str, reader: LogReader) -> Iterator[Sent | Delivery]:
-    """Return the deliveries in `text`, which holds whole lines.
+class Failed(NamedTuple):
+    """One failure by Postfix in its plain form, not read yet: most of them repeat one that was."""
+
+    queue_id: str
+    recipient: str
+    template: tuple[str, str]
+    """Relay, and codes and text with the recipient masked: what is the same here means the same."""
+
+    line: str
+
+
+def scan(text: str, reader: LogReader, sent: list[tuple[str, ...]]) -> Iterator[Failed | Delivery]:
+    """Return the deliveries in `text`, which holds whole lines; Postfix's plain successes go to `sent` instead.
+
+    Args:
+        text: whole lines.
+        reader: reads what is no plain success.
+        sent: takes the fields of a `Sent` for each success, as a bare tuple: there are a great many.
 
     Raises: nothing, on any text. Limits: as `LogReader`.
     """
@@ -54,7 +77,7 @@ def scan(text: str, reader: LogReader) -> Iterator[Sent | Delivery]:
         # Sendmail's lines lean on others (our gate's word, the sender), so there none may be passed over
         yield from (event for event in reader.feed_all(text.split("\n")) if type(event) is Delivery)
         return
-    find, rfind, match = text.find, text.rfind, _SENT.match
+    find, rfind, match, failed, note = text.find, text.rfind, _SENT.match, _FAILED.match, sent.append
     start = end = 0
     at = find(MARK)
     while at >= 0:
@@ -62,7 +85,12 @@ def scan(text: str, reader: LogReader) -> Iterator[Sent | Delivery]:
         if (newline := find("\n", at)) < 0:
             newline = len(text)
         if found := match(text, start, newline):
-            yield Sent._make(found.groups())
+            note(found.groups())
+        elif found := failed(text, start, newline):
+            _, queue_id, recipient, relay, words = found.groups()
+            # a bare word may be part of the text's own words; an address is masked by the rules, too
+            words = words.replace(recipient, MASK) if "@" in recipient else words
+            yield Failed(queue_id, recipient, (relay, words), text[start:newline])
         else:
             for event in reader.feed(text[start:newline]):
                 if type(event) is Delivery:

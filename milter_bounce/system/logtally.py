@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from milter_bounce import limits
 from milter_bounce.decide.words import words_of
 from milter_bounce.delivery import Action
-from milter_bounce.parse.log_scan import Sent, scan
+from milter_bounce.parse import log_scan
+from milter_bounce.parse.log_scan import scan
+from milter_bounce.parse.logline import Delivery
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -26,7 +28,6 @@ if TYPE_CHECKING:
     from milter_bounce.decide.ruleset import RuleSet
     from milter_bounce.delivery import DeliveryStatus
     from milter_bounce.parse.log import LogReader
-    from milter_bounce.parse.logline import Delivery
     from milter_bounce.verdict import Classification
 
 REFUSALS_LIMIT: Final = limits.TALLIED_REFUSALS
@@ -41,6 +42,14 @@ class Failed(NamedTuple):
     operator: str
     class_: str
     category: str
+
+
+class Judged(NamedTuple):
+    """What some words mean, their wording without what changes from one to the next, and the words."""
+
+    verdict: Classification
+    wording: str
+    example: str
 
 
 @dataclass
@@ -111,23 +120,23 @@ class Counting:
 
     def __init__(self, rules: RuleSet, reader: LogReader) -> None:
         self._rules, self._reader = rules, reader
-        self._verdicts: dict[object, tuple[Classification, str]] = {}
+        self._verdicts: dict[object, Judged] = {}
+        self._templates: dict[tuple[str, str], Judged] = {}
 
     def count(self, text: str) -> Tally:
         """Return the tally of a piece of whole lines."""
         tally = Tally()
-        sent: Counter[tuple[str, str]] = Counter()
-        done, place = tally.sent, domain_of
-        for found in scan(text, self._reader):
-            if isinstance(found, Sent):
-                _, queue_id, recipient, relay = found
-                done.add(hash((queue_id, recipient)))
-                sent[relay, place(recipient)] += 1
+        sent: list[tuple[str, ...]] = []
+        for found in scan(text, self._reader, sent):
+            if isinstance(found, log_scan.Failed):
+                self._repeated(tally, found)
             else:
                 self._delivery(tally, found)
-        for (relay, domain), number in sent.items():
-            self._success(tally, self._rules.operator_of(relay) or domain, number)
-        for message in done & tally.failed.keys():
+        tally.sent.update([hash((queue_id, recipient)) for _, queue_id, recipient, _ in sent])
+        destinations = Counter([(relay, recipient.rpartition("@")[2]) for _, _, recipient, relay in sent])
+        for (relay, domain), number in destinations.items():
+            self._success(tally, self._rules.operator_of(relay) or domain.lower(), number)
+        for message in tally.sent & tally.failed.keys():
             del tally.failed[message]
         self._span(tally, text)
         return tally
@@ -150,7 +159,23 @@ class Counting:
             tally.sent.add(message)
             self._success(tally, self._rules.operator_of(status.remote_mta) or domain_of(recipient), 1)
             return
-        verdict, wording = self._judged(status)
+        self._failure(tally, message, recipient, self._judged(status))
+
+    def _repeated(self, tally: Tally, found: log_scan.Failed) -> None:
+        """Count a failure in Postfix's plain form: read and judged only where its template is new."""
+        known = self._templates.get(found.template)
+        if known is None:
+            for event in self._reader.feed(found.line):
+                if isinstance(event, Delivery):
+                    self._delivery(tally, event)
+                    if not event.ours and len(self._templates) < REFUSALS_LIMIT:
+                        self._templates[found.template] = self._judged(event.status)
+            return
+        self._failure(tally, hash((found.queue_id, found.recipient)), found.recipient, known)
+
+    @staticmethod
+    def _failure(tally: Tally, message: int, recipient: str, judged: Judged) -> None:
+        verdict, wording, example = judged
         operator = verdict.operator or domain_of(recipient)
         tally.attempts[operator, verdict.category] += 1
         tally.failed[message] = Failed(operator, str(verdict.class_), verdict.category)
@@ -162,13 +187,13 @@ class Counting:
         if refusal is None:
             if len(tally.refusals) >= REFUSALS_LIMIT:
                 return
-            refusal = Refusal(verdict.category, verdict.rule, status.diagnostic or "", recipient)
+            refusal = Refusal(verdict.category, verdict.rule, example, recipient)
             tally.refusals[wording] = refusal
         refusal.count += 1
         refusal.operators[operator] += 1
 
-    def _judged(self, status: DeliveryStatus) -> tuple[Classification, str]:
-        """Return what `status` means, and its wording without what changes; the same words are judged once."""
+    def _judged(self, status: DeliveryStatus) -> Judged:
+        """Return what `status` means; the same words from the same host are judged once."""
         key = (
             status.diagnostic, status.remote_mta, status.status, status.reply_code, status.command, status.local,
             status.action, status.diagnostic_type,
@@ -179,7 +204,7 @@ class Counting:
                 self._verdicts.clear()
             words = words_of((status.diagnostic or "")[: 2 * TEXT_LIMIT], status.reply_code)
             wording = f"{status.reply_code} {status.status} {_CHANGING.sub('#', words)[:TEXT_LIMIT]}"
-            known = self._verdicts[key] = self._rules.classify(status), wording
+            known = self._verdicts[key] = Judged(self._rules.classify(status), wording, status.diagnostic or "")
         return known
 
     def _span(self, tally: Tally, text: str) -> None:

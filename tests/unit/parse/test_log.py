@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from milter_bounce.parse.log import LogReader
-from milter_bounce.parse.log_scan import Sent, events, scan
+from milter_bounce.parse.log_scan import Failed, Sent, events, scan
 from milter_bounce.parse.logline import LINE_LIMIT, Delivery, Stamps, split_line
 
 NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
@@ -187,8 +187,10 @@ def test_memory_for_messages_is_bounded(monkeypatch):
 def test_scan_takes_what_is_no_delivery_in_its_stride():
     """Text with the mark of a delivery that is none, with and without an end of line."""
     text = "Nov 20 10:00:00 mx x[1]: a status of things\n\nNov 20 10:00:00 mx " + POSTFIX
-    assert [type(found) for found in scan(text, LogReader(NOW))] == [Delivery]
-    assert list(scan("", LogReader(NOW))) == list(scan(" stat", LogReader(NOW))) == []
+    sent = []
+    (found,) = scan(text, LogReader(NOW), sent)
+    assert (found.recipient, found.template[0]) == ("bob@example.net", "mx.example.net[192.0.2.9]:25")
+    assert list(scan("", LogReader(NOW), sent)) == list(scan(" stat", LogReader(NOW), sent)) == sent == []
 
 
 @given(
@@ -202,11 +204,12 @@ def test_scan_finds_what_the_reader_finds(texts):
     """The fast walk and the careful reader agree on every mixture of lines."""
     lines = [f"Nov 20 10:00:00 mx {text}" for text in texts]
     read = [(e.status.queue_id, e.status.recipient) for e in LogReader(NOW).feed_all(lines) if isinstance(e, Delivery)]
+    sent = []
     found = [
-        (f.queue_id, f.recipient) if isinstance(f, Sent) else (f.status.queue_id, f.status.recipient)
-        for f in scan("\n".join(lines), LogReader(NOW))
+        (f.queue_id, f.recipient) if isinstance(f, Failed) else (f.status.queue_id, f.status.recipient)
+        for f in scan("\n".join(lines), LogReader(NOW), sent)
     ]
-    assert found == read
+    assert sorted(found + [(queue_id, recipient) for _, queue_id, recipient, _ in sent]) == sorted(read)
     again = [
         (e.queue_id, e.recipient) if isinstance(e, Sent) else (e.status.queue_id, e.status.recipient)
         for e in events(lines, LogReader(NOW))
