@@ -20,11 +20,13 @@ BLOCKED = "554 5.7.1 Service unavailable; Client host [192.0.2.1] blocked using 
 
 
 def test_full_mailbox_is_tried_as_the_schedule_allows_and_then_delivered(tmp_path):
-    """Refused, early queue runs make no connection, tried when due, delivered once; then the state is clean."""
+    """Refused five times, early queue runs make no connection, tried when due, delivered once; then the state is clean."""
+    # 2-4 h and doubling: five waits take 62 to 124 h, so the schedule must go on for longer than its 48 h
+    over = {"advice": {"time_scale": 1 / 14400, "give_up_after_h": 240.0}}
     with Sinks() as sinks:
-        full = sinks.add("full.test", Script(rcpt=[FULL] * 2 + ["250 2.1.5 ok"]))
+        full = sinks.add("full.test", Script(rcpt=[FULL] * 5 + ["250 2.1.5 ok"]))
         ok = sinks.add("ok.test")
-        with Enforced(tmp_path / "p", routes={"full.test": full, "ok.test": ok}) as postfix:
+        with Enforced(tmp_path / "p", over, routes={"full.test": full, "ok.test": ok}) as postfix:
             with postfix.traffic("other@ok.test"):
                 postfix.send("me@home.example", "full@full.test")
                 postfix.wait_log(
@@ -35,10 +37,10 @@ def test_full_mailbox_is_tried_as_the_schedule_allows_and_then_delivered(tmp_pat
                 postfix.flush()
                 assert postfix.postmap("full@full.test").startswith("retry:4.2.2 milter-bounce: not before ")
                 assert "milter-bounce: not before" in postfix.deferrals()["full@full.test"]
-                postfix.wait_log("to=<full@full.test>.*status=sent", 40)
+                postfix.wait_log("to=<full@full.test>.*status=sent", 60)
             refused = [line for line in postfix.lines() if "to=<full@full.test>" in line and "said: 452" in line]
             held = [line for line in postfix.lines() if "to=<full@full.test>" in line and "relay=none" in line]
-            assert full.attempts["full@full.test"] == len(refused) + 1 == 3
+            assert full.attempts["full@full.test"] == len(refused) + 1 == 6
             assert len(held) > len(refused)
             assert full.delivered("full@full.test") == 1
             postfix.wait_for(lambda: postfix.postmap("full@full.test") == "")
