@@ -13,16 +13,15 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from milter_bounce import limits
+
 from .reply import reply_start
 
 if TYPE_CHECKING:
     from .readers import Readers
 
-STRETCH_LIMIT: Final = 6000
-"""Characters of one recipient's lines that are looked at: a transcript of ten hosts has 3,000."""
-
-REASON_LIMIT: Final = 700
-"""Characters kept of a reason without a reply code."""
+STRETCH_LIMIT: Final = limits.TOLD_CHARACTERS
+REASON_LIMIT: Final = limits.TOLD_REASON
 
 # ">>> RCPT TO:<a>" and "<<< 550 ..."; InterScan draws its arrows the other way round
 _SAID = re.compile(
