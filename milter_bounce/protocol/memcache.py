@@ -88,7 +88,7 @@ class Connection:
 def _command(line: bytes) -> Get | Other | Quit:
     word, *keys = line.split()[: LINE_LIMIT_BYTES // 2] or (b"",)
     if word in {b"get", b"gets"} and keys:
-        return Get(tuple(key.decode("utf-8", "replace") for key in keys))
+        return Get(tuple(key.decode("utf-8", "replace") for key in keys if len(key) <= KEY_LIMIT_BYTES))
     if word == b"quit":
         return Quit()
     return Other(word[:64].decode("ascii", "replace"))

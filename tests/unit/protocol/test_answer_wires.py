@@ -112,3 +112,9 @@ def test_memcache_value_stays_on_one_line_of_postfix_s_length():
 def test_policy_action_stays_on_one_line():
     """A reason with line breaks cannot add an attribute or end the answer."""
     assert policy.send("550 5.1.1 a\n\naction=OK") == b"action=550 5.1.1 a action=OK\n\n"
+
+
+def test_memcache_key_too_long_is_not_found_and_no_error():
+    """An error would cost Postfix a second try; not found lets the mail pass."""
+    long = b"get " + b"k" * (memcache.KEY_LIMIT_BYTES + 1) + b"\r\n"
+    assert hear(memcache, [long]) == ([memcache.Get(())], None)
