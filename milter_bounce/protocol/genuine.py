@@ -7,7 +7,7 @@ a `Proof` with its reason. Does not: act on it (DESIGN.md section 7).
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from . import token, verp
 from .token import Keyring, Proof
@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     import re
 
     from milter_bounce.delivery import DeliveryReport, DeliveryStatus
+
+
+TOKENS_READ: Final = 5
+"""Token fields that are tried: a message that passed other hosts with milter-bounce has theirs besides ours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +75,17 @@ def believe(report: DeliveryReport, status: DeliveryStatus, arrival: Arrival, tr
     if not values:
         plain = "; a plain VERP address proves nothing" if decoded else ""
         return Proof(False, f"the report returns no token of ours{plain}")
-    return token.check(
-        values[0],
-        trust.keyring,
-        today=trust.today,
-        max_age=trust.max_age,
-        senders=arrival.came_to,
-        message_id=_message_id(report),
-        recipients=(status.recipient, status.original_recipient),
-    )
+    proof = Proof(False, "")
+    for value in values[:TOKENS_READ]:
+        proof = token.check(
+            value,
+            trust.keyring,
+            today=trust.today,
+            max_age=trust.max_age,
+            senders=arrival.came_to,
+            message_id=_message_id(report),
+            recipients=(status.recipient, status.original_recipient),
+        )
+        if proof.genuine:
+            break
+    return proof

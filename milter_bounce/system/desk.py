@@ -128,14 +128,15 @@ class Desk:
         if report.kind is Kind.NOT_BOUNCE:
             return Handled()
         engine, now = self.engine, datetime.now(UTC)
-        trust = replace(engine.trust, today=int(now.timestamp() // keys.DAY_S))
+        if engine.trust.today != (today := keys.today()):
+            engine.trust = replace(engine.trust, today=today)
         outcomes, rules = [], ReportRules(report, engine.rules)
         known = arrival.own and self._log_is_followed()
         for found in report.statuses[:RECIPIENTS_LIMIT]:
             # in a report of this very MTA, whatever no remote MTA said is our own side's trouble
             local = arrival.own and found.diagnostic_type not in {None, "smtp"}
             status = replace(found, queue_id=queue_id, source=Source.REPORT, at=found.at or now, local=local)
-            proof = believe(report, status, arrival, trust)
+            proof = believe(report, status, arrival, engine.trust)
             outcome, notices = self._judge(engine, rules, status, now, proof, known=known)
             outcomes.append(outcome)
             self._tell(outcome, notices)

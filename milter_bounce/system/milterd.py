@@ -115,13 +115,12 @@ class Session(Milter.Base):  # type: ignore[misc]
     def __init__(self) -> None:
         self.message = Message(0)
         self.queue_id: str | None = None
-        self.internal = False
         self.can_skip = True
 
     def negotiate(self, opts: list[int]) -> int:
         """Switch off every step that is not needed, and the replies to headers."""
         offered = opts[1]
-        wishes = _NEVER | milter.P_NR_HDR
+        wishes = _NEVER | milter.P_NR_HDR | milter.P_NR_BODY
         if not self.service.refuses:
             wishes |= milter.P_NR_RCPT
         opts[1] = offered & (wishes | milter.P_SKIP)
@@ -143,16 +142,24 @@ class Session(Milter.Base):  # type: ignore[misc]
     def envfrom_bytes(self, sender: bytes, *params: bytes) -> int:
         """Begin a message."""
         del params
-        symbol = self._ctx.getsymval
-        self.message = Message(self.service.settings.milter.max_message_bytes, stamp=self.service.key is not None)
-        self.queue_id = symbol("i")
-        # Postfix's cleanup, for mail that did not come by SMTP, says port 0 (seen on 3.7.11); Sendmail says nothing
-        self.internal = symbol("{client_port}") == "0" and symbol("{daemon_port}") == "0"
-        address = symbol("{client_addr}") or _bracketed(symbol("_"))
-        ours = self.internal or bool(symbol("{auth_authen}")) or self.service.is_ours(address)
-        step = self.message.mail(sender)
-        self.message.outgoing = ours and not self.message.is_report
+        service = self.service
+        stamp = service.key is not None
+        self.message = message = Message(service.settings.milter.max_message_bytes, stamp=stamp)
+        step = message.mail(sender)
+        message.outgoing = (stamp or service.refuses) and not message.is_report and self._is_ours()
         return self._answer(step)
+
+    @property
+    def _internal(self) -> bool:
+        """Whether the message did not come by SMTP: then Postfix's cleanup says port 0 (3.7.11); Sendmail says nothing."""
+        symbol = self._ctx.getsymval
+        return bool(symbol("{client_port}") == "0" and symbol("{daemon_port}") == "0")
+
+    def _is_ours(self) -> bool:
+        """Return whether the message goes out through us."""
+        symbol = self._ctx.getsymval
+        address = symbol("{client_addr}") or _bracketed(symbol("_"))
+        return self.service.is_ours(address) or bool(symbol("{auth_authen}")) or self._internal
 
     def envrcpt_bytes(self, recipient: bytes, *params: bytes) -> int:
         """Note a recipient; refuse a suppressed one where that is wanted."""
@@ -160,7 +167,7 @@ class Session(Milter.Base):  # type: ignore[misc]
         self.message.rcpt(recipient)
         if self._protocol & milter.P_NR_RCPT:
             return int(Milter.NOREPLY)
-        if self.service.refuses and self.message.outgoing and not self.internal:
+        if self.service.refuses and self.message.outgoing and not self._internal:
             return self._refuse_suppressed(_text(recipient))
         return int(Milter.CONTINUE)
 
@@ -186,12 +193,13 @@ class Session(Milter.Base):  # type: ignore[misc]
 
     def body(self, chunk: bytes) -> int:
         """Note a piece of the body."""
-        return self._answer(self.message.body(chunk))
+        step = self.message.body(chunk)
+        return int(Milter.NOREPLY) if self._protocol & milter.P_NR_BODY else self._answer(step)
 
     def eom(self) -> int:
         """Judge a report, stamp outgoing mail; whatever goes wrong, the message passes."""
         try:
-            self.queue_id = self._ctx.getsymval("i") or self.queue_id
+            self.queue_id = self._ctx.getsymval("i")
             for index in range(self.message.forged_headers, 0, -1):
                 self._ctx.chgheader(HEADER_NAME, index, "")
             if self.message.is_report:
@@ -205,14 +213,15 @@ class Session(Milter.Base):  # type: ignore[misc]
     def _report(self) -> int:
         message = self.message
         came_to = tuple(map(_text, message.recipients))
-        own = self.internal and message.sender.strip() in {b"", b"<>"}
+        internal = self._internal
+        own = internal and message.sender.strip() in {b"", b"<>"}
         handled = self.service.desk.handle(message.content(), self.queue_id, Arrival(came_to, own))
         if self.service.settings.milter.header:
             for value in handled.headers:
                 self._ctx.addheader(HEADER_NAME, value)
         if handled.refuse == "quarantine":
             self._ctx.quarantine("milter-bounce: report without a valid token")
-        if handled.refuse == "reject" and not self.internal:
+        if handled.refuse == "reject" and not internal:
             self._ctx.setreply("550", "5.7.1", "this delivery report is not about a message of ours")
             return int(Milter.REJECT)
         return int(Milter.ACCEPT)
@@ -284,6 +293,7 @@ def _serve(settings: Settings, config_path: Path | None, orders: int, *, events:
     threading.Thread(target=live, daemon=True).start()
     Milter.factory = Session
     Milter.set_flags(Milter.ADDHDRS | Milter.CHGHDRS | Milter.QUARANTINE | milter.SETSYMLIST)
+    milter.set_exception_policy(Milter.CONTINUE)  # the default is TEMPFAIL: our fault would hold mail up
     milter.setbacklog(BACKLOG)
     log.line(f"listening on {settings.milter.socket}, mode {settings.mode}")
     Milter.runmilter("milter-bounce", _listen(settings), TIMEOUT_S, rmsock=False)

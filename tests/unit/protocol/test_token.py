@@ -142,6 +142,8 @@ def test_token_among_returned_headers_is_found():
     status = DeliveryStatus(RECIPIENT)
     arrival = Arrival((f"<{SENDER}>",))
     assert believe(report(headers), status, arrival, Trust(RING, (), DAY)).genuine
+    foreign = ("X-Milter-Bounce-Token", mint(Key("other", b"o" * 32), DAY, SENDER, MESSAGE, [RECIPIENT]))
+    assert believe(report([foreign, *headers]), status, arrival, Trust(RING, (), DAY)).genuine
     assert "no token" in believe(report(headers[:1]), status, arrival, Trust(RING, (), DAY)).reason
     assert "no key" in believe(report(headers), status, arrival, Trust(Keyring(), (), DAY)).reason
 
