@@ -197,7 +197,9 @@ class Desk:
     def _remember(self, outcome: Outcome, now: datetime) -> Sequence[Notice]:
         """Remember one outcome; a report of success ends an episode like a delivery in the log does."""
         status = outcome.status
-        if status.action is Action.DELIVERED and outcome.genuine and status.recipient:
+        if not outcome.genuine:
+            return ()
+        if status.action is Action.DELIVERED and status.recipient:
             return self.store.delivered(status.recipient, now)
         return self.store.record(outcome, now)
 
