@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 from milter_bounce import limits
 from milter_bounce.delivery import Action, DeliveryStatus, EnhancedStatus, Source
 
-from .reply import NO_CODES, Codes, codes_in, joined
+from .reply import NO_CODES, Codes, codes_in, joined, parse_reply
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -59,6 +59,9 @@ def finished(draft: Draft, reporting_mta: str | None, message_id: str | None, se
     diagnostic = joined(draft.diagnostic)[:DIAGNOSTIC_LIMIT]
     reply, status, defects = draft.reply, draft.status, draft.defects
     if action in _DELIVERED:
+        accepted = parse_reply(diagnostic)
+        if accepted.code is not None and accepted.code // 100 == 2:
+            reply = reply or accepted.code
         status = status or EnhancedStatus(2, 0, 0)
     else:
         reply, status = _codes(draft, diagnostic, action)
