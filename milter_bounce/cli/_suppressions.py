@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from milter_bounce import limits
-from milter_bounce.verdict import CATEGORIES, Suppression, stamp
+from milter_bounce.verdict import CATEGORIES, Suppression, printable, stamp
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -44,11 +44,29 @@ def suppression_fields(suppression: Suppression) -> dict[str, object]:
     }
 
 
+def _cell(value: object) -> str:
+    """Return a cell as it may stand in a file that a terminal, a spreadsheet or another reader of CSV is given.
+
+    Control characters but line feeds, which are quoted, are escaped: csv quotes no lone CR, and a reader takes it for
+    a row's end. A text that a spreadsheet would run as a formula gets an apostrophe in front, which
+    `read_suppressions` takes off again.
+    """
+    text = "" if value is None else str(value)
+    lines = (line if line.isprintable() else printable(line, len(line) * 10) for line in text.split("\n"))
+    text = "\n".join(lines)
+    return "'" + text if _is_formula(text) else text
+
+
+def _is_formula(text: str) -> bool:
+    """Return whether a spreadsheet would call or start something: plain addresses such as ``+a@example.net`` are none."""
+    return text.lstrip("'").startswith(("=", "+", "-", "@")) and not {"(", "|", "!"}.isdisjoint(text)
+
+
 def write_csv(suppressions: Iterable[Suppression], out: TextIO) -> None:
     """Write suppressions with a first line of column names (RFC 4180)."""
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(COLUMNS)
-    writer.writerows(suppression_fields(s).values() for s in suppressions)
+    writer.writerows(map(_cell, suppression_fields(s).values()) for s in suppressions)
 
 
 def write_json(suppressions: Iterable[Suppression], out: TextIO) -> None:
@@ -169,7 +187,8 @@ def _csv_entries(lines: Iterator[tuple[int, str]]) -> Iterator[tuple[int, dict[s
         elif len(row) > len(columns):
             yield at, {"recipient": f"{len(row)} columns instead of {len(columns)}"}
         else:
-            yield at, dict(zip(columns, row, strict=False))
+            cells = (cell[1:] if cell[:1] == "'" and _is_formula(cell) else cell for cell in row)
+            yield at, dict(zip(columns, cells, strict=False))
 
 
 def _json_entries(first: str, file: TextIO, tell: Callable[[int, str], None]) -> Iterator[tuple[int, dict[str, Any]]]:
