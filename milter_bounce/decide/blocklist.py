@@ -190,7 +190,8 @@ def mention(blocklist: Blocklist, text: str) -> BlocklistMention:
     if listed is None and blocklist.domain:
         listed = _listed_domain(blocklist, said)
     lookup = _look_up(blocklist.lookup, listed)
-    return BlocklistMention(blocklist.zone or blocklist.id, blocklist.operator, listed, lookup, blocklist.weight)
+    zone = blocklist.zone.removeprefix("{key}.") or blocklist.id
+    return BlocklistMention(zone, blocklist.operator, listed, lookup, blocklist.weight)
 
 
 def _said(text: str) -> str:

@@ -145,7 +145,7 @@ def _blocklist_examples(rules: RuleSet, read: Reader) -> Iterator[Finding]:
     for item in rules.blocklists:
         for text in item.examples:
             verdict = rules.classify(read(text, None))
-            if not any(mention.zone in {item.zone, item.id} for mention in verdict.blocklists):
+            if not any(mention.zone in {item.zone.removeprefix("{key}."), item.id} for mention in verdict.blocklists):
                 named = ", ".join(mention.zone for mention in verdict.blocklists) or "none"
                 yield Finding(
                     files[item.id],

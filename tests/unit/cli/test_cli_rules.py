@@ -28,6 +28,27 @@ def test_cli_classify_prints_one_object_per_line():
     assert rows[1]["operator"] == "yahoo"
 
 
+ODD_LINES = [
+    pytest.param(b"550 " + b"a" * 3_000_000, id="three-megabytes"),
+    pytest.param(b"550 \xff\xfe\xf0 x", id="no-utf-8"),
+    pytest.param("550 a\u2028b \x85c\x0bd\x0ce\x1cf".encode(), id="other-line-ends"),
+    pytest.param(b'{"response": "550 \\ud800 x"}', id="half-a-pair"),
+    pytest.param(b'{"response":' + b"[" * 200_000, id="nested"),
+    pytest.param(b'{"response": null, "remote_mta": 5}', id="wrong-types"),
+    pytest.param(b"\x00\x00", id="zero-bytes"),
+    pytest.param(b"", id="empty"),
+]
+
+
+@pytest.mark.parametrize("line", ODD_LINES)
+def test_cli_classify_prints_one_object_for_any_line(line):
+    """Whatever a line holds, one object comes out for it, in one line by any reader's count, and the next is read."""
+    result = run("classify", "--json", "-", given=line + b"\n550 5.1.1 User unknown\n")
+    rows = result.stdout_bytes.decode("utf-8").splitlines()
+    assert (result.exit_code, len(rows)) == (0, 2)
+    assert [json.loads(row)["category"] for row in rows][1] == "invalid-recipient"
+
+
 def test_cli_classify_prints_words_for_people():
     """Without --json: the reply, the verdict, the rule, the lists."""
     out = run("classify", LISTED).stdout

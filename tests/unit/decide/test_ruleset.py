@@ -29,7 +29,7 @@ FILES = {
     "text/b.toml": HEAD + "rank = 5\n" + rule("text-first", "blocked by first"),
     "text/faults.toml": HEAD + 'tier = "guard"\n' + rule("guard", "open resolver", "system-error"),
     "text/times.toml": HEAD + '[units]\nminutes = 60\n[[time]]\nid = "t"\ntext = \'in (?P<n>[0-9]{1,3}) (?P<unit>[a-z]+)\'\nexamples = [{ text = "450 in 5 minutes", seconds = 300 }]\n',
-    "operators/big.toml": HEAD + '[operator]\nid = "big"\nname = "Big"\nmx = ["mx.big.example"]\nlarge = true\n' + rule("big-blocked", "blocked", "poor-reputation") + rule("big-tag", "TAG7", "rate-limited", anywhere=True) + rule("big-code", status="5.7.9", category="auth-failure"),
+    "operators/big.toml": HEAD + '[operator]\nid = "big"\nname = "Big"\nmx = ["mx.big.example"]\nlarge = true\nmarks = ["see big\\\\.example/help"]\n' + rule("big-blocked", "blocked", "poor-reputation") + rule("big-tag", "TAG7", "rate-limited", anywhere=True) + rule("big-code", status="5.7.9", category="auth-failure"),
     "blocklists.toml": HEAD + '[[blocklist]]\nid = "bl"\nzone = "bl.example.org"\noperator = "BL"\nlists = ["ip"]\nlookup = "https://bl.example.org/{listed}"\ntext = [\'bl\\.example\\.org\']\n[[blocklist]]\nid = "dbl"\nzone = "dbl.example.org"\noperator = "BL"\nlists = ["domain"]\nnamed = [\'the BL lists\']\n',
     "status.toml": HEAD + rule("s-522", status="x.2.2", category="mailbox-full") + rule("s-511", status="x.1.1", category="invalid-recipient") + rule("s-000", status="x.0.0", category="undetermined"),
     "replies.toml": HEAD + rule("r-552", reply="552", category="mailbox-full") + rule("r-2xx", reply="2xx", category="delivered"),
@@ -51,6 +51,8 @@ PRECEDENCE = [
     ("operator-before-list", "554 blocked using bl.example.org", BIG, "big-blocked"),
     ("operator-code-before-text", "554 5.7.9 spam", BIG, "big-code"),
     ("tag-anywhere", "421 TAG7 blocked", None, "big-tag"),
+    ("mark-brings-own-rules", "554 blocked, see big.example/help", None, "big-blocked"),
+    ("mark-brings-own-codes", "554 5.7.9 spam, see big.example/help", "relay.other.example", "big-code"),
     ("list-before-text", "554 blocked using bl.example.org", None, "blocklist-bl"),
     ("rank-before-name", "554 blocked by first", None, "text-first"),
     ("text-before-status", "552 5.2.2 blocked", None, "text-blocked"),
@@ -235,3 +237,10 @@ def test_ruleset_looks_at_the_first_part_of_a_hostile_text_only(text):
     """What stands beyond the limit changes nothing, so no length costs more than the limit does."""
     assert SHIPPED.words(status_of(text)) == SHIPPED.words(status_of(text[:4096]))
     assert len(SHIPPED.words(status_of(text))) <= 1024
+
+
+@pytest.mark.parametrize(("host", "operator"), [(None, "big"), (BIG, "big"), ("relay.other.example", None)])
+def test_ruleset_mark_names_its_operator_only_where_no_other_host_spoke(made, host, operator):
+    """A mark chooses the rules; the verdict names the operator unless another host said the words."""
+    verdict = judged(made, "554 blocked, see big.example/help", host)
+    assert (verdict.rule, verdict.operator) == ("big-blocked", operator)
