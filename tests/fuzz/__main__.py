@@ -41,6 +41,13 @@ def seeded(name: str, target: Target) -> Path:
     return folder
 
 
+def dictionary(name: str, target: Target) -> Path:
+    """Return the file of the target's words, as libFuzzer reads them."""
+    path = LEARNT / f"{name}.dict"
+    path.write_text("".join('"' + "".join(f"\\x{byte:02x}" for byte in word.encode()) + '"\n' for word in target.words))
+    return path
+
+
 def run(name: str, target: Target, seconds: int) -> Run:
     """Return what came of `seconds` of `name`."""
     finds = FINDS / name
@@ -50,9 +57,11 @@ def run(name: str, target: Target, seconds: int) -> Run:
         "max_total_time": seconds, "max_len": target.longest, "timeout": INPUT_LIMIT_S, "rss_limit_mb": MEMORY_LIMIT_MB,
         "artifact_prefix": f"{finds}/", "print_final_stats": 1, "verbosity": 0,
     }  # fmt: skip
+    learnt = seeded(name, target)
     words = [f"-{key}={value}" for key, value in options.items()]
+    words += [f"-dict={dictionary(name, target)}"] if target.words else []
     ran = subprocess.run(
-        [sys.executable, "-m", "tests.fuzz.one", name, *words, str(seeded(name, target))],
+        [sys.executable, "-m", "tests.fuzz.one", name, *words, str(learnt)],
         check=False, cwd=ROOT, capture_output=True, text=True, errors="replace",
     )  # fmt: skip
     found = sorted(path for path in finds.iterdir() if before.get(path) != path.stat().st_mtime)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.conftest import ROOT
+from tests.fuzz import __main__ as runner
 from tests.fuzz.targets import TARGETS
 
 FINDS = sorted((ROOT / "tests" / "fuzz" / "finds").glob("*/*"))
@@ -30,3 +31,26 @@ def test_seeds_pass(name):
     assert chosen
     for seed in chosen:
         assert TARGETS[name].feed(seed[: TARGETS[name].longest]) is None
+
+
+def test_runner_names_an_unknown_target(capsys):
+    """A target that does not exist ends with status 2 and the names of those that do."""
+    pytest.importorskip("atheris")
+    assert runner.main(["no-such"]) == 2
+    assert "no-such" in capsys.readouterr().err
+
+
+def test_runner_says_what_is_missing(capsys, monkeypatch):
+    """Without atheris nothing is run, and the remedy is told."""
+    monkeypatch.setattr(runner.importlib.util, "find_spec", lambda _: None)
+    assert runner.main([]) == 2
+    assert "pip install atheris" in capsys.readouterr().err
+
+
+def test_runner_seeds_a_target(tmp_path, monkeypatch):
+    """Every seed is a file in the folder that the fuzzer starts from, none longer than the target takes."""
+    monkeypatch.setattr(runner, "LEARNT", tmp_path)
+    folder = runner.seeded("socketmap", TARGETS["socketmap"])
+    sizes = [path.stat().st_size for path in folder.iterdir()]
+    assert len(sizes) == len({*TARGETS["socketmap"].seeds()})
+    assert max(sizes) <= TARGETS["socketmap"].longest
