@@ -60,7 +60,10 @@ def faults(path: Path, source: str) -> list[str]:
     for name, line in imports_of(tree, path):
         if name.startswith("milter_bounce."):
             target = name.split(".")[1]
-            if target not in MAY_IMPORT[room] | {"limits"} and (PACKAGE / target).exists() | (PACKAGE / f"{target}.py").exists():
+            if (
+                target not in MAY_IMPORT[room] | {"limits"}
+                and (PACKAGE / target).exists() | (PACKAGE / f"{target}.py").exists()
+            ):
                 bad.append(f"{path.name}:{line}: {room} imports {target}")
         elif room in PURE and (name in HANDS or name.split(".")[0] in HANDS):
             bad.append(f"{path.name}:{line}: {room} imports {name}: only system and cli have hands")
