@@ -45,6 +45,14 @@ def blocklist_rules(file: RuleFile) -> list[Rule]:
     return rules
 
 
+def mark_rules(file: RuleFile) -> list[Rule]:
+    """Return the marks of a file's operator as a rule, to be tried like one."""
+    operator = file.operator
+    if operator is None or not operator.marks:
+        return []
+    return [Rule(operator.id, file.name, Tier.OPERATOR, "undetermined", text=operator.marks)]
+
+
 def refuse_doubles(files: Iterable[RuleFile]) -> None:
     """Raise for an id that stands twice."""
     seen: dict[str, str] = {}

@@ -15,11 +15,11 @@ from milter_bounce.delivery import Action, Source
 from milter_bounce.verdict import CATEGORIES, GATE_MARK, AdviceKind, Classification, FailureClass, Scope
 
 from . import blocklist
-from .assemble import addresses, blocklist_rules, everywhere, overridden, refuse_doubles
+from .assemble import addresses, blocklist_rules, everywhere, mark_rules, overridden, refuse_doubles
 from .codes import DEFAULT_4XX, DEFAULT_5XX, DEFAULT_NONE, Codes
 from .judged import code_text, judged
 from .rule_toml import Operator, Rule, RuleFile, RulesError, Tier, from_values, to_values
-from .scan import NO_CODES, OWN_BYTES, Scan, joined
+from .scan import NO_CODES, OWN_BYTES, Scan, joined, refuse_broken
 from .times import Times
 from .words import WORDS_LIMIT, words_of
 
@@ -147,6 +147,8 @@ class RuleSet:
         """Return the rule set of TOML values already read; see `load`."""
         shipped = [from_values(name, values) for name, values in sorted(files.items())]
         own = [from_values(name, values, local=True) for name, values in sorted(local.items())]
+        for file in own:
+            refuse_broken([*file.rules, *blocklist_rules(file), *mark_rules(file)])
         return RuleSet(overridden(sorted(shipped, key=lambda file: file.rank), own))
 
     def operator_of(self, host: str | None) -> str | None:

@@ -17,7 +17,7 @@ from milter_bounce import limits
 from .rule_toml import RulesError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from milter_bounce.delivery import EnhancedStatus
 
@@ -86,6 +86,24 @@ def loosened(pattern: str) -> str:
         return "*" if low == 0 else "+" if low == 1 else f"{{{low},}}"
 
     return _COUNTED.sub(unbounded, pattern)
+
+
+def refuse_broken(rules: Iterable[Rule]) -> None:
+    """Raise for a pattern that RE2 does not take as it is written.
+
+    A Set takes it loosened, and an operator's rules are compiled when he is first met: an administrator's error must
+    show when the file is read, not when a reply comes.
+
+    Raises:
+        RulesError: file, rule and what RE2 says.
+    """
+    for rule in rules:
+        for patterns in filter(None, (rule.text, rule.unless)):
+            try:
+                compiled(joined(patterns))
+            except re2.error:
+                why = why_not(joined(patterns))
+                raise RulesError(rule.file, rule.id, f"RE2 cannot take the pattern: {why}") from None
 
 
 class Scan:

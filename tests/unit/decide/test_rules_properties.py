@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -52,3 +55,29 @@ def test_any_local_file_gives_rules_or_one_line(values):
     assert said.startswith("own.toml: ")
     assert said.isprintable()
     assert rules is None or rules.classify(STATUS).category in CATEGORIES
+
+
+RULE_HEAD = {"id": "own-rule", "source": "x, 2026", "examples": ["550 x"]}
+RULE = {**RULE_HEAD, "category": "spam-content", "text": "x"}
+LIST = {**RULE_HEAD, "id": "bl", "zone": "bl.example.net", "operator": "x", "lists": ["ip"]}
+BROKEN = ("a{8,7}", "x{5,1001}", "(?:(?:a{500,1000}){20,900})", "(?=x)y", "(")
+
+
+@pytest.mark.parametrize("pattern", BROKEN)
+@pytest.mark.parametrize(
+    "place",
+    [
+        pytest.param({"rule": [{**RULE, "text": "{}"}]}, id="text"),
+        pytest.param({"rule": [{**RULE, "unless": "{}"}]}, id="unless"),
+        pytest.param({"rule": [{**RULE, "text": "{}", "operator": "google"}]}, id="operator-met-later"),
+        pytest.param({"operator": {"id": "own", "name": "Own", "mx": ["mx.own.example"], "marks": "{}"}}, id="marks"),
+        pytest.param({"blocklist": [{**LIST, "text": "{}"}]}, id="blocklist"),
+        pytest.param({"time": [{**RULE_HEAD, "text": "(?P<n>[0-9]+){}"}]}, id="time"),
+    ],
+)
+def test_pattern_that_re2_does_not_take_shows_at_once(pattern, place):
+    """A local file with a broken pattern is refused when it is read, never when a reply comes."""
+    values = json.loads(json.dumps(place).replace("{}", pattern))
+    google = {"operator": {"id": "google", "name": "Google", "mx": ["google.com"]}}
+    with pytest.raises(RulesError, match=r"own\.toml: .*RE2 cannot take"):
+        RuleSet.from_values({"operators/google.toml": google}, {"own.toml": values})
