@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import grp
 import os
@@ -16,7 +17,9 @@ from pathlib import Path
 
 import pytest
 
+from milter_bounce.protocol import memcache
 from milter_bounce.system import keys
+from milter_bounce.system.serve import Server, Service
 from tests.integration.programs import Program, merged, toml
 
 pytestmark = [
@@ -246,3 +249,26 @@ def test_missing_user_ends_with_one_line(place, name):
     assert len(lines) == 1 or name == "run", "each program that `run` starts may say it"
     assert list((place / "sockets").iterdir()) == []
     assert list((place / "state").iterdir()) == []
+
+
+def test_client_waits_until_root_is_dropped(tmp_path):
+    """Between making the sockets and `accept`, where answerd becomes its user, no byte of a client is read."""
+    heard = []
+
+    async def serve() -> None:
+        service = Service(
+            "gate", f"unix:{tmp_path}/s", memcache.Connection, lambda event: heard.append(event) or memcache.END
+        )
+        async with Server([service]) as server:
+            reader, writer = await asyncio.open_unix_connection(tmp_path / "s")
+            writer.write(b"get a@example.net\r\n")
+            await writer.drain()
+            for _ in range(20):
+                await asyncio.sleep(0)
+            assert heard == []
+            await server.accept()
+            assert await reader.readline() == memcache.END
+            writer.close()
+
+    asyncio.run(serve())
+    assert heard == [memcache.Get(("a@example.net",))]
