@@ -337,7 +337,7 @@ class SendmailReader:
                 ours, verdict = True, _gated(verdict, word)
         relay, connected = fields.relay, fields.ip is not None
         status = DeliveryStatus(
-            recipient=recipient,
+            recipient=recipient or None,
             action=verdict.action,
             status=verdict.status,
             reply_code=verdict.reply_code,
