@@ -118,9 +118,9 @@ class Session(Milter.Base):  # type: ignore[misc]
         self.can_skip = True
 
     def negotiate(self, opts: list[int]) -> int:
-        """Switch off every step that is not needed, and the replies to headers."""
+        """Switch off every step that is not needed, and every reply but to the end of headers and of the message."""
         offered = opts[1]
-        wishes = _NEVER | milter.P_NR_HDR | milter.P_NR_BODY
+        wishes = _NEVER | milter.P_NR_MAIL | milter.P_NR_HDR | milter.P_NR_BODY
         if not self.service.refuses:
             wishes |= milter.P_NR_RCPT
         opts[1] = offered & (wishes | milter.P_SKIP)
@@ -145,9 +145,9 @@ class Session(Milter.Base):  # type: ignore[misc]
         service = self.service
         stamp = service.key is not None
         self.message = message = Message(service.settings.milter.max_message_bytes, stamp=stamp)
-        step = message.mail(sender)
+        message.mail(sender)
         message.outgoing = (stamp or service.refuses) and not message.is_report and self._is_ours()
-        return self._answer(step)
+        return int(Milter.NOREPLY if self._protocol & milter.P_NR_MAIL else Milter.CONTINUE)
 
     @property
     def _internal(self) -> bool:
