@@ -13,7 +13,9 @@ from milter_bounce.protocol import token, verp
 from milter_bounce.system import keys as store
 from milter_bounce.system.settings import load_settings
 
-_CONF = click.option("-c", "--config", "conf", type=click.Path(path_type=Path), help="The configuration file.")
+_CONF = click.option(
+    "-c", "--config", "conf", type=click.Path(path_type=Path, readable=False), help="The configuration file."
+)
 
 
 def _settings(conf: Path | None) -> Settings:
@@ -35,14 +37,14 @@ def new(conf: Path | None) -> None:
     """Make a key: it stamps from the next reload on (SIGHUP); older ones go on being believed."""
     settings = _settings(conf)
     try:
-        path = store.new_key(Path(settings.token.keys))
+        path = store.new_key(Path(settings.token.keys), settings.user)
     except store.KeyFault as error:
         click.echo(f"milter-bounce: {error}", err=True)
         sys.exit(2)
     try:
         shutil.chown(path, settings.user)
     except (LookupError, PermissionError):
-        click.echo(f"milter-bounce: warning: {path} stays yours; the user {settings.user} must own it", err=True)
+        click.echo(f"milter-bounce: warning: {path} stays yours: chown {settings.user} {path}", err=True)
     click.echo(str(path))
 
 
@@ -51,12 +53,14 @@ def new(conf: Path | None) -> None:
 def list_(conf: Path | None) -> None:
     """List the keys: which one stamps, how old each is, which are refused and why."""
     settings = _settings(conf)
-    ring, refused = store.read_keyring(Path(settings.token.keys))
+    ring, refused = store.read_keyring(Path(settings.token.keys), settings.user)
     for key in sorted(ring.keys.values(), key=lambda k: -k.made):
         stamps = "stamps" if key is ring.stamping else "believed"
         click.echo(f"{key.id}  {stamps}  {store.today() - key.made} days old")
     for line in refused:
         click.echo(f"refused: {line}", err=True)
+    if not ring.keys and not refused:
+        click.echo(f"no key in {settings.token.keys}; make one with `milter-bounce keys new`", err=True)
     sys.exit(1 if refused else 0)
 
 
@@ -66,10 +70,12 @@ def list_(conf: Path | None) -> None:
 def verp_(recipient: str, conf: Path | None) -> None:
     """Print the keyed VERP address for RECIPIENT, under the first pattern with {tag}."""
     settings = _settings(conf)
-    ring, _ = store.read_keyring(Path(settings.token.keys))
+    ring, refused = store.read_keyring(Path(settings.token.keys), settings.user)
     pattern = next((p for p in settings.token.verp if "{tag}" in p), None)
     if pattern is None or ring.stamping is None:
-        what = "token.verp has no pattern with {tag}" if pattern is None else f"no key in {settings.token.keys}"
-        click.echo(f"milter-bounce: {what}; see `milter-bounce config`", err=True)
+        what = "token.verp has no pattern with {tag}; see `milter-bounce config`"
+        if pattern is not None:
+            what = next(iter(refused), f"no key in {settings.token.keys}; make one with `milter-bounce keys new`")
+        click.echo(f"milter-bounce: {what}", err=True)
         sys.exit(2)
     click.echo(verp.encode(pattern, recipient, token.verp_tag(ring.stamping, recipient)))

@@ -8,6 +8,7 @@ since whoever reads a key can forge reports.
 from __future__ import annotations
 
 import os
+import pwd
 import secrets
 import stat
 import time
@@ -34,8 +35,8 @@ def today() -> int:
     return int(time.time() // DAY_S)
 
 
-def read_key(path: Path) -> Key:
-    """Return the key in one file.
+def read_key(path: Path, user: str = "") -> Key:
+    """Return the key in one file, which must be root's, our own or `user`'s.
 
     Raises:
         KeyFault: not readable, of the wrong mode or owner, or not a key; with the remedy.
@@ -48,8 +49,8 @@ def read_key(path: Path) -> Key:
         facts = os.fstat(handle)
         if not stat.S_ISREG(facts.st_mode) or facts.st_mode & 0o077:
             raise KeyFault(f"{path}: others can read it (mode {stat.S_IMODE(facts.st_mode):04o}): chmod 0400 {path}")
-        if facts.st_uid not in {0, os.geteuid()}:
-            raise KeyFault(f"{path}: belongs to user {facts.st_uid}: chown it to the user of milter-bounce")
+        if facts.st_uid not in {0, os.geteuid(), _uid(user)}:
+            raise KeyFault(f"{path}: belongs to user {facts.st_uid}: chown {user or 'milter-bounce'} {path}")
         words = file.read(1024).split()
     if len(words) != 3 or words[0] != b"v1" or not words[1].isdigit() or len(words[2]) != 2 * SECRET_BYTES:
         raise KeyFault(f"{path}: is no key; make one with `milter-bounce keys new`")
@@ -60,23 +61,39 @@ def read_key(path: Path) -> Key:
     return Key(path.stem, secret, int(words[1]))
 
 
-def read_keyring(folder: Path) -> tuple[Keyring, list[str]]:
-    """Return the keys of `folder`, and one line for each that was refused; no folder is an empty ring."""
+def _uid(user: str) -> int | None:
+    """Return the number of a user; None where there is no such user."""
+    try:
+        return pwd.getpwnam(user).pw_uid
+    except KeyError:
+        return None
+
+
+def read_keyring(folder: Path, user: str = "") -> tuple[Keyring, list[str]]:
+    """Return the keys of `folder`, and one line for each that was refused; no folder is an empty ring.
+
+    Args:
+        folder: where the keys lie.
+        user: whose keys are right too: root looks at those of the programs' user.
+    """
     keys, refused = [], []
     try:
-        paths = sorted(path for path in folder.glob("*.key") if KEY_ID.fullmatch(path.stem))
+        # not glob(): it finds nothing in a folder that may not be read, and nobody would learn of it
+        paths = sorted(p for p in folder.iterdir() if p.suffix == ".key" and KEY_ID.fullmatch(p.stem))
+    except FileNotFoundError:
+        return Keyring(), []
     except OSError as error:
-        return Keyring(), [f"{folder}: cannot be read: {error.strerror}"]
+        return Keyring(), [f"{folder}: cannot be read: {error.strerror}; let the programs' user read and enter it"]
     for path in paths[-KEYS_LIMIT:]:
         try:
-            keys.append(read_key(path))
+            keys.append(read_key(path, user))
         except KeyFault as error:
             refused.append(str(error))
     return Keyring(keys), refused
 
 
-def new_key(folder: Path) -> Path:
-    """Make a key in `folder` and return its path.
+def new_key(folder: Path, user: str = "") -> Path:
+    """Make a key in `folder` and return its path; made by root, a new folder lets `user`'s group in.
 
     Raises:
         KeyFault: the folder cannot be written.
@@ -84,7 +101,10 @@ def new_key(folder: Path) -> Path:
     name = f"{today()}{secrets.token_hex(2)}"
     path = folder / f"{name}.key"
     try:
-        folder.mkdir(mode=0o750, parents=True, exist_ok=True)
+        if not folder.is_dir():
+            folder.mkdir(mode=0o750, parents=True)
+            if os.geteuid() == 0 and _uid(user) is not None:
+                os.chown(folder, -1, pwd.getpwnam(user).pw_gid)
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o400)
     except OSError as error:
         raise KeyFault(f"{path}: cannot be made: {error.strerror}; run it as root or name a folder") from None
