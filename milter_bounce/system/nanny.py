@@ -64,7 +64,10 @@ def clear_socket(path: str) -> None:
         kind = os.lstat(path).st_mode
     except FileNotFoundError:
         if not Path(path).parent.is_dir():
-            raise ConfigError(f"{path}: its folder is missing; make it (see conf/postfix)") from None
+            folder = Path(path).parent
+            raise ConfigError(
+                f"{path}: its folder is missing; install -d -m 2750 -o milter-bounce -g postfix {folder}"
+            ) from None
         return
     if not stat.S_ISSOCK(kind):
         raise ConfigError(f"{path}: is no socket; remove it or name another")

@@ -177,6 +177,9 @@ def _unix_socket(path: Path, owner: Owner) -> socket.socket:
     if not path.parent.is_dir():
         path.parent.mkdir(mode=0o750, parents=True)
         owner.give(path.parent)
+        # setgid: milterd's socket, which libmilter makes as the programs' user, gets the MTA's group here too
+        with contextlib.suppress(PermissionError):  # systemd's RestrictSUIDSGID forbids it: tmpfiles.d does it there
+            path.parent.chmod(0o2750)
     fresh = path.with_name(f".{path.name}.{os.getpid()}")
     fresh.unlink(missing_ok=True)
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
