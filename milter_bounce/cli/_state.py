@@ -36,7 +36,7 @@ CONFIG: Final = click.option(
     "-c",
     "--config",
     "conf",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=click.Path(path_type=Path, readable=False),
     help="The configuration; default: /etc/milter-bounce/milter-bounce.toml where it exists.",
 )
 JSON: Final = click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")

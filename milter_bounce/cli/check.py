@@ -48,7 +48,7 @@ def _show(findings: list[Finding], console: Console) -> None:
 
 
 @click.command()
-@click.option("-c", "--config", "conf", type=click.Path(path_type=Path), help="milter-bounce.toml")
+@click.option("-c", "--config", "conf", type=click.Path(path_type=Path, readable=False), help="milter-bounce.toml")
 @click.option(
     "--config-dir",
     "directory",

@@ -91,7 +91,7 @@ def _row(status: DeliveryStatus, verdict: Classification) -> str:
 @click.command()
 @click.argument("texts", nargs=-1)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per reply.")
-@click.option("-c", "--config", "conf", type=click.Path(), help="Configuration file.")
+@click.option("-c", "--config", "conf", type=click.Path(readable=False), help="Configuration file.")
 def classify(texts: tuple[str, ...], as_json: bool, conf: str | None) -> None:
     """Classify replies: each TEXT, or each line of standard input (-)."""
     rules = loaded_rules(conf)

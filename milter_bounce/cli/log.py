@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per delivery status, one a line.")
-@click.option("-c", "--config", "conf", type=click.Path(), help="The configuration; for local rules.")
+@click.option("-c", "--config", "conf", type=click.Path(readable=False), help="The configuration; for local rules.")
 @click.option("--top", default=10, show_default=True, type=click.IntRange(0, 1000), help="Refusals to show.")
 @click.option("--processes", type=click.IntRange(1, 256), help="Processes to count with; default: one for each core.")
 def log(files: tuple[str, ...], conf: str | None, top: int, processes: int | None, *, as_json: bool) -> None:

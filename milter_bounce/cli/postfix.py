@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
     from milter_bounce.config import Settings
 
-_conf = click.option("-c", "--config", "conf", type=click.Path(path_type=Path), help="milter-bounce.toml")
+_conf = click.option(
+    "-c", "--config", "conf", type=click.Path(path_type=Path, readable=False), help="milter-bounce.toml"
+)
 _directory = click.option(
     "--config-dir", "directory", type=click.Path(path_type=Path), default=Path("/etc/postfix"), show_default=True,
     help="Postfix's configuration directory.",

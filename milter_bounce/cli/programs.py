@@ -21,7 +21,7 @@ _CONF = click.option(
     "-c",
     "--config",
     "path",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=click.Path(path_type=Path, readable=False),
     help="The configuration; default: /etc/milter-bounce/milter-bounce.toml where it exists.",
 )
 _PAGES = {"run": "supervise"}

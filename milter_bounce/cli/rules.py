@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from milter_bounce.delivery import DeliveryStatus
     from milter_bounce.verdict import Classification
 
-_CONFIG = click.option("-c", "--config", "conf", type=click.Path(), help="Configuration file.")
+_CONFIG = click.option("-c", "--config", "conf", type=click.Path(readable=False), help="Configuration file.")
 _JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
 TEMPLATES: Final = limits.TEMPLATES
 
@@ -74,7 +74,7 @@ def check(conf: str | None, as_json: bool) -> None:
 
 
 @rules.command(name="test")
-@click.argument("file", type=click.Path())
+@click.argument("file", type=click.Path(readable=False))
 @_CONFIG
 def test_examples(file: str, conf: str | None) -> None:
     """Try your own examples: TOML tables [[example]] with text and rule, class, category or advice."""

@@ -25,7 +25,12 @@ def load_settings(path: Path | None = None) -> config.Settings:
         with path.open("rb") as file:
             raw = file.read(LIMIT_BYTES + 1)
     except OSError as error:
-        raise config.ConfigError(f"{path}: cannot be read: {error.strerror}; name another with -c") from None
+        remedy = (
+            "let the user that runs this read it (chgrp, chmod g+r)"
+            if isinstance(error, PermissionError)
+            else "name another with -c"
+        )
+        raise config.ConfigError(f"{path}: cannot be read: {error.strerror}; {remedy}") from None
     if len(raw) > LIMIT_BYTES:
         raise config.ConfigError(f"{path}: is larger than 1 MiB; name the configuration with -c")
     try:

@@ -89,6 +89,11 @@ def explained(path: Path, error: Exception) -> StoreError:
         return StoreError(f"{path}: the disk is full; free some space")
     if primary in _CLOSED_DOORS or isinstance(error, PermissionError):
         return StoreError(f"{path}: cannot be opened or written ({error}); let the programs' user own file and folder")
+    if isinstance(error, FileNotFoundError) and not path.parent.is_dir():
+        return StoreError(
+            f"{path}: its folder is missing; make it for the programs' user (install -d -m 0700 -o milter-bounce "
+            f"{path.parent}), or set store.path"
+        )
     if isinstance(error, OSError):
         return StoreError(f"{path}: {error.strerror or error}; see store.path")
     return StoreError(f"{path}: {error}; see `milter-bounce store check`")

@@ -151,7 +151,7 @@ class Supervisor:
             )
         except OSError as error:
             os.close(reading)
-            child.reason = f"cannot be started: {error.strerror}"
+            child.reason = f"cannot be started: {child.command[0]}: {error.strerror} (for user {os.geteuid()})"
             self._again(child)
             return
         finally:
