@@ -93,7 +93,7 @@ class _Row:
 @click.argument("subjects", nargs=-1, metavar="[IP|DOMAIN]...")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per list and address or domain, one a line.")
 @click.option("--all", "everything", is_flag=True, help="Show the lists that list nothing, too.")
-@click.option("-c", "--config", "conf", type=click.Path(), help="The configuration.")
+@click.option("-c", "--config", "conf", type=click.Path(readable=False), help="The configuration.")
 def blocklists(subjects: tuple[str, ...], conf: str | None, *, as_json: bool, everything: bool) -> None:
     """Tell which blocklists list an address or domain; without one, ours."""
     settings, lists, wanted = _prepared(subjects, conf)
@@ -106,6 +106,13 @@ def blocklists(subjects: tuple[str, ...], conf: str | None, *, as_json: bool, ev
         _show(rows, everything=everything)
     if any(row.finding.listing.refused for row in rows):
         click.echo(f"milter-bounce: {REMEDY}", err=True)
+    elif rows and all(row.finding.listing.state is State.UNKNOWN for row in rows):
+        click.echo(
+            "milter-bounce: no list gave an answer to be believed, so nothing is known; see whether the resolver "
+            "reaches the lists (dns.nameservers; empty: /etc/resolv.conf)",
+            err=True,
+        )
+        raise SystemExit(1)
     if any(row.finding.listing.state is State.LISTED for row in rows):
         raise SystemExit(1)
 
