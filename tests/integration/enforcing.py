@@ -43,6 +43,8 @@ class Enforced(Postfix):
         sockets = self.queue_directory / "milter-bounce"
         base = {
             "mode": "enforce",
+            # logd may be slower to start than the first message is to fail
+            "log": {"from_start": True},
             "answer": {f"{n}socket": f"unix:{sockets}/{n or 'answer_'}sock" for n in ("", "gate_", "policy_")},
             "advice": {"time_scale": SECONDS_FOR_HOURS},
             "due": {"every_s": 0.2, "per_second": 200, "config_directory": str(self.etc)},
