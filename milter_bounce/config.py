@@ -16,7 +16,7 @@ import tomllib
 from ipaddress import ip_address, ip_network
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from . import limits
 from .verdict import CATEGORIES, printable
@@ -61,7 +61,7 @@ class LogSection(_Section):
     """auto: Postfix's own log where maillog_file is set (through public/postlog in the queue directory), else the
     syslog socket, else standard output."""
 
-    output_file: str = ""
+    output_file: str = Field("", validate_default=True)
     """With output = "file": the file that lines are appended to."""
 
     syslog_socket: str = "/dev/log"
@@ -76,6 +76,13 @@ class LogSection(_Section):
 
     from_start: bool = False
     """Read a log that is there when logd starts for the very first time from its beginning, not from its end."""
+
+    @field_validator("output_file")
+    @classmethod
+    def _output_file(cls, value: str, info: ValidationInfo) -> str:
+        if info.data.get("output") == "file" and not value.startswith("/"):
+            raise ValueError('with output = "file" name the file here: /absolute/path')
+        return value
 
 
 class StoreSection(_Section):

@@ -13,6 +13,7 @@ user without group postdrop writes nothing and gets no error (DESIGN.md section 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import sys
@@ -103,10 +104,24 @@ class MailLog:
             else:
                 sys.stdout.write(f"{self._tag}: {text}\n")
                 sys.stdout.flush()
-        except (OSError, ValueError):
+        except (OSError, ValueError) as error:
             self._close()
+            if not self._lost:
+                self._complain(error)
             return False
         return True
+
+    def _complain(self, error: Exception) -> None:
+        """Tell standard error that lines are being lost; once, until the log is back."""
+        settings = self._settings
+        places = {"file": settings.output_file, "syslog": settings.syslog_socket, "postlog": settings.queue_directory}
+        why = getattr(error, "strerror", None) or error
+        with contextlib.suppress(OSError, ValueError):
+            sys.stderr.write(
+                f"{self._tag}: lines for the mail log are lost: {places.get(self.output, self.output)}: {why}; "
+                f"let our user write there, or see log.output\n"
+            )
+            sys.stderr.flush()
 
     def _send(self, path: str, head: str, text: str) -> None:
         """Send one datagram; a socket that was made anew (syslog or Postfix restarted) is found again."""

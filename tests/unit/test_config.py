@@ -84,3 +84,14 @@ def test_unreadable_config_is_refused(tmp_path, content, says):
         path.write_bytes(content)
     with pytest.raises(config.ConfigError, match=says):
         load_settings(path)
+
+
+def test_output_to_a_file_without_a_name_is_refused():
+    """A log that can never be written is a wrong configuration."""
+    with pytest.raises(config.ConfigError, match=r"log\.output_file = '': .*absolute/path"):
+        config.load('[log]\noutput = "file"\n', "x.toml")
+
+
+def test_output_file_may_be_left_out_elsewhere():
+    """Without output = "file" the name is not looked at."""
+    assert config.load('[log]\noutput = "stdout"\n', "x.toml").log.output_file == ""

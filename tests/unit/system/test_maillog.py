@@ -89,6 +89,18 @@ def test_lost_lines_are_told_when_the_log_is_back(tmp_path, listener):
     assert server.recv(4096).decode().endswith("three")
 
 
+def test_lost_lines_are_told_once_on_standard_error(tmp_path, capsys):
+    """While the log is away somebody at the terminal or the journal learns of it, once, with place and option."""
+    path = tmp_path / "none" / "log"
+    log = MailLog(LogSection(output="file", output_file=str(path)), "logd")
+    assert not log.line("one")
+    assert not log.line("two")
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert f"{path}: No such file or directory; " in told
+    assert "log.output" in told
+
+
 def test_log_restarted_is_found_again(tmp_path, listener):
     """A syslog daemon that was started anew gets the next line without a loss."""
     path = tmp_path / "log"
