@@ -50,6 +50,12 @@ def store(path):
 # opening
 
 
+def test_missing_folder_is_named_with_the_remedy(tmp_path):
+    """A state folder that nobody has made is told with the command that makes it."""
+    with pytest.raises(StoreError, match=r"folder is missing; .*install -d .*/none\)"):
+        open_store(tmp_path / "none" / "state.db")
+
+
 def test_store_file_is_its_owners_alone(path):
     """The file holds addresses: nobody else reads it."""
     open_store(path)
