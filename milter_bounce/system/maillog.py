@@ -114,12 +114,15 @@ class MailLog:
     def _complain(self, error: Exception) -> None:
         """Tell standard error that lines are being lost; once, until the log is back."""
         settings = self._settings
-        places = {"file": settings.output_file, "syslog": settings.syslog_socket, "postlog": settings.queue_directory}
+        postlog = f"{settings.queue_directory}/public/postlog"
+        place = {"file": settings.output_file, "syslog": settings.syslog_socket, "postlog": postlog}.get(self.output)
         why = getattr(error, "strerror", None) or error
+        remedy = "free or make the place" if self.output == "file" else "start what listens there"
+        remedy = "let our user write there" if isinstance(error, PermissionError) else remedy
         with contextlib.suppress(OSError, ValueError):
             sys.stderr.write(
-                f"{self._tag}: lines for the mail log are lost: {places.get(self.output, self.output)}: {why}; "
-                f"let our user write there, or see log.output\n"
+                f"{self._tag}: lines for the mail log are lost: {place or 'standard output'}: {why}; {remedy}, "
+                "or set log.output\n"
             )
             sys.stderr.flush()
 
