@@ -171,8 +171,8 @@ class Postfix:
             text=True,
             timeout=60,
         )
-        self.wait_for(lambda: (self.queue_directory / "pid" / "master.pid").exists() and self._answers(), 20)
         assert ran.returncode == 0, ran.stderr
+        self.wait_for(lambda: (self.queue_directory / "pid" / "master.pid").exists() and self._answers(), 20)
 
     def _answers(self) -> bool:
         try:
