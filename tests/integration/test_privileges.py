@@ -23,14 +23,14 @@ from milter_bounce.system.serve import Server, Service
 from tests.conftest import ROOT
 from tests.integration.programs import Program, merged, toml
 
-ENTERED = {folder for path in (ROOT, Path(sys.executable).resolve()) for folder in path.parents} | {ROOT}
+ENTERED = [ROOT, *ROOT.parents]
 
 pytestmark = [
     pytest.mark.integration,
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to see it dropped"),
     pytest.mark.skipif(
         not all(folder.stat().st_mode & stat.S_IXOTH for folder in ENTERED),
-        reason="the checkout or its Python lies in a folder that only root may enter (/root): nobody could not run it",
+        reason="the checkout lies in a folder that only root may enter (/root): nobody could not read the rules",
     ),
 ]
 
