@@ -268,6 +268,9 @@ CODES_KEPT: Final = 4096
 HOSTS_KEPT: Final = 8192
 """Host names whose operator is remembered; beyond, it is worked out each time."""
 
+CLIENTS_KEPT: Final = 1024
+"""Client addresses of which milterd remembers whether they are in token.networks; the oldest make room."""
+
 DECISIONS_KEPT: Final = 8192
 """Decisions of the rules remembered ..."""
 

@@ -56,6 +56,9 @@ class Message:
     """Set by the shell: this message leaves through us and is to be stamped."""
 
     headers: list[tuple[bytes, bytes]] = field(default_factory=list)
+    message_id: bytes | None = None
+    """Value of the first Message-ID field."""
+
     is_report: bool = False
     forged_headers: int = 0
     """X-Milter-Bounce fields that came from outside: they are removed, so that none is believed."""
@@ -83,6 +86,8 @@ class Message:
             self.is_report = self.is_report or bool(_REPORT_TYPE.match(value))
         elif lower == b"x-failed-recipients" or (lower == b"auto-submitted" and b"auto-replied" in value.lower()):
             self.is_report = True
+        elif lower == b"message-id":
+            self.message_id = value if self.message_id is None else self.message_id
         elif lower == b"x-milter-bounce":
             self.forged_headers += 1
             return
@@ -98,9 +103,9 @@ class Message:
         return Step.CONTINUE if followed else Step.ACCEPT
 
     def body(self, chunk: bytes) -> Step:
-        """Note a piece of the body; SKIP once nothing more is wanted."""
+        """Note a piece of the body; SKIP once nothing more is wanted, ACCEPT where the end of headers went unanswered."""
         if not self.is_report:
-            return Step.SKIP
+            return Step.ACCEPT if self.end_of_headers() is Step.ACCEPT else Step.SKIP
         room = self.max_bytes - self._size
         self._chunks.append(chunk[: max(room, 0)])
         self._size += len(chunk)

@@ -19,7 +19,6 @@ STRENGTH
 from __future__ import annotations
 
 import base64
-import hashlib
 import hmac
 import re
 from dataclasses import dataclass, field
@@ -94,7 +93,8 @@ def fold_message_id(value: str) -> str:
 
 def _mac(key: Key, size: int, *words: str) -> str:
     text = "\0".join((VERSION, key.id, *words)).encode("utf-8", "surrogateescape")
-    return base64.urlsafe_b64encode(hmac.new(key.secret, text, hashlib.sha256).digest()[:size]).decode().rstrip("=")
+    digest = hmac.digest(key.secret, text, "sha256")
+    return base64.urlsafe_b64encode(digest[:size]).decode().rstrip("=")
 
 
 def _reach(covered: str) -> str:
@@ -164,7 +164,7 @@ def _covers(key: Key, words: tuple[str, str, str], covered: str, recipients: lis
 def verp_tag(key: Key, recipient: str) -> str:
     """Return the tag of a keyed VERP address for `recipient`: eight characters, case does not matter."""
     words = "\0".join((VERSION, key.id, "verp", fold_address(recipient))).encode("utf-8", "surrogateescape")
-    digest = hmac.new(key.secret, words, hashlib.sha256).digest()[:VERP_TAG_BYTES]
+    digest = hmac.digest(key.secret, words, "sha256")[:VERP_TAG_BYTES]
     return base64.b32encode(digest).decode().lower()
 
 

@@ -39,11 +39,13 @@ import ipaddress
 import os
 import threading
 import time
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 import Milter
 import milter
 
+from milter_bounce import limits
 from milter_bounce.config import ConfigError
 from milter_bounce.decide.rule_toml import RulesError
 from milter_bounce.protocol import token
@@ -86,7 +88,18 @@ class Service:
     def use(self, settings: Settings) -> None:
         """Put `settings` in force for the sessions to come."""
         self.settings = settings
-        self.networks = [ipaddress.ip_network(n) for n in settings.token.networks]
+        networks = [ipaddress.ip_network(n) for n in settings.token.networks]
+
+        @lru_cache(maxsize=limits.CLIENTS_KEPT)
+        def is_ours(address: str) -> bool:
+            """Return whether a client's address is in the networks that send outgoing mail."""
+            try:
+                client = ipaddress.ip_address(address.removeprefix("IPv6:"))
+            except ValueError:
+                return False
+            return any(client in network for network in networks if network.version == client.version)
+
+        self.is_ours = is_ours
 
     @property
     def key(self) -> token.Key | None:
@@ -98,14 +111,6 @@ class Service:
         """Whether suppressed recipients are refused at RCPT."""
         return self.settings.mode == "enforce" and self.settings.policy.refuse_suppressed
 
-    def is_ours(self, address: str | None) -> bool:
-        """Return whether a client's address is in the networks that send outgoing mail."""
-        try:
-            client = ipaddress.ip_address((address or "").removeprefix("IPv6:"))
-        except ValueError:
-            return False
-        return any(client in network for network in self.networks if network.version == client.version)
-
 
 class Session(Milter.Base):  # type: ignore[misc]
     """One connection of the MTA; the conversation itself is in ``protocol.milter``."""
@@ -114,13 +119,18 @@ class Session(Milter.Base):  # type: ignore[misc]
 
     def __init__(self) -> None:
         self.message = Message(0)
-        self.queue_id: str | None = None
         self.can_skip = True
 
     def negotiate(self, opts: list[int]) -> int:
-        """Switch off every step that is not needed, and every reply but to the end of headers and of the message."""
+        """Switch off every step and every reply that is not needed.
+
+        Without stamping, ordinary mail is let go at the end of its headers, and a report's body comes without our word
+        on each piece. With stamping, most messages are followed to their end: then the end of headers goes
+        unanswered, and the first piece of a body is answered by ACCEPT or by SKIP, which spares us the rest.
+        """
         offered = opts[1]
-        wishes = _NEVER | milter.P_NR_MAIL | milter.P_NR_HDR | milter.P_NR_BODY
+        wishes = _NEVER | milter.P_NR_MAIL | milter.P_NR_HDR
+        wishes |= milter.P_NR_BODY if self.service.key is None else milter.P_NR_EOH
         if not self.service.refuses:
             wishes |= milter.P_NR_RCPT
         opts[1] = offered & (wishes | milter.P_SKIP)
@@ -159,7 +169,7 @@ class Session(Milter.Base):  # type: ignore[misc]
         """Return whether the message goes out through us."""
         symbol = self._ctx.getsymval
         address = symbol("{client_addr}") or _bracketed(symbol("_"))
-        return self.service.is_ours(address) or bool(symbol("{auth_authen}")) or self._internal
+        return self.service.is_ours(address or "") or bool(symbol("{auth_authen}")) or self._internal
 
     def envrcpt_bytes(self, recipient: bytes, *params: bytes) -> int:
         """Note a recipient; refuse a suppressed one where that is wanted."""
@@ -189,7 +199,8 @@ class Session(Milter.Base):  # type: ignore[misc]
 
     def eoh(self) -> int:
         """Let ordinary mail go."""
-        return self._answer(self.message.end_of_headers())
+        step = self.message.end_of_headers()
+        return int(Milter.NOREPLY) if self._protocol & milter.P_NR_EOH else self._answer(step)
 
     def body(self, chunk: bytes) -> int:
         """Note a piece of the body."""
@@ -199,7 +210,6 @@ class Session(Milter.Base):  # type: ignore[misc]
     def eom(self) -> int:
         """Judge a report, stamp outgoing mail; whatever goes wrong, the message passes."""
         try:
-            self.queue_id = self._ctx.getsymval("i")
             for index in range(self.message.forged_headers, 0, -1):
                 self._ctx.chgheader(HEADER_NAME, index, "")
             if self.message.is_report:
@@ -207,7 +217,7 @@ class Session(Milter.Base):  # type: ignore[misc]
             if self.message.outgoing:
                 self._stamp()
         except Exception as error:  # mail flows: our fault must not become the MTA's
-            self.service.log.warning(f"{self.queue_id}: milter failed, the message passes: {error!r}")
+            self.service.log.warning(f"{self._ctx.getsymval('i')}: milter failed, the message passes: {error!r}")
         return int(Milter.ACCEPT)
 
     def _report(self) -> int:
@@ -215,7 +225,7 @@ class Session(Milter.Base):  # type: ignore[misc]
         came_to = tuple(map(_text, message.recipients))
         internal = self._internal
         own = internal and message.sender.strip() in {b"", b"<>"}
-        handled = self.service.desk.handle(message.content(), self.queue_id, Arrival(came_to, own))
+        handled = self.service.desk.handle(message.content(), self._ctx.getsymval("i"), Arrival(came_to, own))
         if self.service.settings.milter.header:
             for value in handled.headers:
                 self._ctx.addheader(HEADER_NAME, value)
@@ -227,15 +237,13 @@ class Session(Milter.Base):  # type: ignore[misc]
         return int(Milter.ACCEPT)
 
     def _stamp(self) -> None:
-        key = self.service.key
-        given = next((_text(v) for n, v in self.message.headers if n.lower() == b"message-id"), None)
-        # a message without one: Sendmail has chosen what it will add, and tells (seen with 8.17.1)
-        message_id = given or self._ctx.getsymval("{msg_id}")
+        key, message = self.service.key, self.message
+        # a message without Message-ID: Sendmail has chosen what it will add, and tells (seen with 8.17.1)
+        message_id = _text(message.message_id or b"") or self._ctx.getsymval("{msg_id}")
         if key is None or not message_id:
             return
-        sender, recipients = _text(self.message.sender), map(_text, self.message.recipients)
-        day = keys.today()
-        value = token.mint(key, day, sender, token.fold_message_id(message_id), recipients)
+        sender, recipients = _text(message.sender), map(_text, message.recipients)
+        value = token.mint(key, keys.today(), sender, token.fold_message_id(message_id), recipients)
         self._ctx.addheader(token.HEADER_NAME, value)
 
     def close(self) -> int:

@@ -29,6 +29,8 @@ def play(lines: list[str]) -> int:
             case "mail":
                 message = Message(limit)
                 step = message.mail(argument.encode())
+            case "outgoing":
+                message.stamp = message.outgoing = True
             case "rcpt":
                 step = message.rcpt(argument.encode())
             case "header":
