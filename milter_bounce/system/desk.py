@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from milter_bounce.verdict import Classification, History, Notice
 
     from .maillog import MailLog
+    from .store import Batch
 
 HEADER_LIMIT: Final = limits.ADDED_FIELDS
 RECIPIENTS_LIMIT: Final = limits.JUDGED_RECIPIENTS
@@ -176,15 +177,19 @@ class Desk:
                 status, rules, recall, engine.adviser, now, genuine=proof.genuine, genuine_reason=proof.reason
             )
 
+        notices: Sequence[Notice] = ()
         with self._store_lock:
             try:
-                outcome = judged(self.store.recall)
-                if outcome.genuine:
-                    self._mentions.note(outcome.classification.blocklists, now)
-                return outcome, () if known else self._remember(outcome, now)
+                if not proof.genuine:
+                    return judged(self.store.recall), notices
+                with self.store.batch() as batch:
+                    outcome = judged(batch.recall)
+                    notices = () if known else _remember(batch, outcome, now)
+                self._mentions.note(outcome.classification.blocklists, now)
             except StoreError as error:
                 self._grumble(error)
-        return judged(_no_history), ()
+                return judged(_no_history), ()
+        return outcome, notices
 
     def _log_is_followed(self) -> bool:
         with self._store_lock:
@@ -193,15 +198,6 @@ class Desk:
             except StoreError as error:
                 self._grumble(error)
         return False
-
-    def _remember(self, outcome: Outcome, now: datetime) -> Sequence[Notice]:
-        """Remember one outcome; a report of success ends an episode like a delivery in the log does."""
-        status = outcome.status
-        if not outcome.genuine:
-            return ()
-        if status.action is Action.DELIVERED and status.recipient:
-            return self.store.delivered(status.recipient, now)
-        return self.store.record(outcome, now)
 
     def refusal(self, recipient: str, sender: str) -> str | None:
         """Return the text that refuses a suppressed recipient at submission; None lets it pass.
@@ -236,6 +232,14 @@ class Desk:
         if self._events:
             sys.stdout.write(json.dumps(event(outcome), ensure_ascii=True) + "\n")
             sys.stdout.flush()
+
+
+def _remember(batch: Batch, outcome: Outcome, now: datetime) -> Sequence[Notice]:
+    """Remember one outcome; a report of success ends an episode like a delivery in the log does."""
+    status = outcome.status
+    if status.action is Action.DELIVERED and status.recipient:
+        return batch.delivered(status.recipient, now)
+    return batch.record(outcome, now)
 
 
 def _no_history(status: DeliveryStatus, verdict: Classification) -> History:
