@@ -191,6 +191,10 @@ class Dnsd:
     def _load(self) -> None:
         self._records = self._dns.listings()
         self._names = self._dns.names()
+        self._trim()
+
+    def _trim(self) -> None:
+        """Forget what lists said of subjects that nobody watches any more; anybody can name new ones in a refusal."""
         usable = self.setup.lists.usable.values()
         ours = self.subjects()
         keep = {(subject, zone.zone) for zone in usable for subject in (*ours, *self._named_on(zone))}
@@ -247,6 +251,7 @@ class Dnsd:
         loop, interval = asyncio.get_running_loop(), self.setup.settings.dns.interval_s
         while True:
             began = loop.time()
+            self._safely(self._trim)
             await self._row(zone, list(dict.fromkeys([*self.subjects(), *self._named_on(zone)])))
             await asyncio.sleep(max(0.2, interval - (loop.time() - began)))
 
@@ -350,9 +355,9 @@ class Dnsd:
             return
         self._dns.asked(named)
         self._names = self._dns.names()
-        for name in named:
+        for name in reversed(named):  # the latest first, for no list is asked about more than it would be watched for
             subjects = wanted.setdefault(zone_name(name.zone), set())
-            if name.subject:
+            if name.subject and len(subjects - set(self.setup.own)) < LEARNT_LIMIT:
                 with contextlib.suppress(ValueError):
                     subjects.update({normal(name.subject), *self.setup.own})
 

@@ -477,9 +477,9 @@ def flushed(count: int) -> int:
     return len(gate._flushed)
 
 
-def named(count: int) -> Dnsd:
+def named(count: int, *, learn: bool = True) -> Dnsd:
     """Return a dnsd without addresses of its own, and refusals that name so many."""
-    setup = SimpleNamespace(settings=from_values({"dns": {"learn": True}}, "test"), own=())
+    setup = SimpleNamespace(settings=from_values({"dns": {"learn": learn}}, "test"), own=())
     made = Dnsd(setup, None, None, print)
     made._names = [Named("zen.example", f"192.0.2.{number}", NOW, NOW, 2) for number in range(count)]
     return made
@@ -487,6 +487,22 @@ def named(count: int) -> Dnsd:
 
 def named_on(count: int) -> int:
     return len(named(count)._named_on(dnsbl.Zone("zen.example", "Zen")))
+
+
+def asked_at_once(count: int) -> int:
+    made, wanted = named(count), {}
+    made._dns = SimpleNamespace(names=lambda **_: made._names, asked=lambda _: None)
+    made._wishes(wanted)
+    return len(wanted["zen.example"])
+
+
+def records(count: int) -> int:
+    made = named(count, learn=False)
+    made.setup.lists = SimpleNamespace(usable={"zen.example": dnsbl.Zone("zen.example", "Zen")})
+    made._dns = SimpleNamespace(forget_listings=lambda _: None)
+    made._records = {(name.subject, name.zone): None for name in made._names}
+    made._trim()
+    return len(made._records)
 
 
 CUT, REFUSED, CLEARED = "cut", "refused", "cleared"
@@ -568,6 +584,8 @@ ALSO = [
     ("TALLIED_REFUSALS", lambda n: counted(n)["templates"], CUT),
     ("TALLIED_REFUSALS", lambda n: counted(n)["verdicts"], CLEARED),
     ("SUBJECTS_LEARNT", named_on, CUT),
+    ("SUBJECTS_LEARNT", asked_at_once, CUT),
+    ("SUBJECTS_LEARNT", records, CUT),
 ]
 PLACES = [*((name, *edge) for name, edge in EDGES.items()), *ALSO]
 
@@ -585,6 +603,7 @@ def test_limit_holds_at_its_edge(name, kept, above, beside, tmp_path):
 
 ELSEWHERE = {
     # limit: the test that tries it where it is kept, with the store or the files that it needs
+    "STORE_ROOM_BYTES": "tests/unit/system/test_wiring.py::test_room_is_warned_of_below_the_limit",
     "MIME_GUESSES": "tests/fuzz/test_report_fuzz.py::test_hostile_mail_is_read_within_bounds",
     "WORDS_CHARACTERS": "tests/fuzz/test_report_fuzz.py::test_hostile_mail_is_read_within_bounds",
     "TOLD_CHARACTERS": "tests/fuzz/test_report_fuzz.py::test_a_long_line_anywhere_costs_no_more_than_its_length",
@@ -602,6 +621,8 @@ ENGINE = {
     "DNS_PAYLOAD_BYTES": "told to the server, which keeps to it",
     "TEXTS_KEPT": "size of an lru_cache",
     "CLIENTS_KEPT": "size of an lru_cache",
+    "PAGE_CACHE_KIB": "SQLite's own count",
+    "LEDGER_CACHE_KIB": "SQLite's own count",
     "REPORT_ROWS_WAITING": "size of a deque",
     "NOTICES_RUNNING": "count of a semaphore",
     "POSTQUEUE_S": "timeout of subprocess.run",
