@@ -315,6 +315,15 @@ SUBJECTS_NAMED: Final = 10_000
 SUBJECTS_LEARNT: Final = 64
 """Addresses that dnsd watches because refusals name them: a host has a few, and each costs a question per list."""
 
+STORE_ROOM_BYTES: Final = 128 << 20
+"""Free bytes below which `check` warns: twice what the store's journal may grow to between two checkpoints."""
+
+PAGE_CACHE_KIB: Final = 8192
+"""Pages of the store in the memory of each connection, SQLite's own count; a full one is where a program stops growing."""
+
+LEDGER_CACHE_KIB: Final = 512
+"""The same of the ledger, which milterd adds to once a second and never reads."""
+
 REPORT_ROWS: Final = 200_000
 """Rows of believed and disbelieved reports that are kept."""
 

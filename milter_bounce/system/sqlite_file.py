@@ -16,6 +16,8 @@ import time
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
+from milter_bounce import limits
+
 from .store import StoreCorruptError, StoreError
 
 if TYPE_CHECKING:
@@ -108,13 +110,16 @@ def guarded(path: Path) -> Iterator[None]:
         raise explained(path, error) from None
 
 
-def connect(path: Path, wait_s: float, *, reads_only: bool = False) -> sqlite3.Connection:
+def connect(
+    path: Path, wait_s: float, *, reads_only: bool = False, cache_kib: int = limits.PAGE_CACHE_KIB
+) -> sqlite3.Connection:
     """Return a connection to the store at `path` with the current schema; the file is made if need be.
 
     Args:
         path: the file; a symbolic link is refused, for its target may be anybody's.
         wait_s: how long statements wait for other programs.
         reads_only: refuse to write through this connection.
+        cache_kib: pages of the file that are kept in memory, in KiB.
 
     Raises:
         StoreError: nothing else.
@@ -127,6 +132,7 @@ def connect(path: Path, wait_s: float, *, reads_only: bool = False) -> sqlite3.C
         )
         try:
             _prepare(db, path, wait_s)
+            db.execute(f"PRAGMA cache_size = -{cache_kib}")
             if reads_only:
                 db.execute("PRAGMA query_only = ON")
         except BaseException:
@@ -159,7 +165,6 @@ def _make(path: Path) -> None:
 def _prepare(db: sqlite3.Connection, path: Path, wait_s: float) -> None:
     _write_ahead(db, wait_s)
     db.execute("PRAGMA synchronous = NORMAL")  # a crash of the host may lose the last transactions, position included
-    db.execute("PRAGMA cache_size = -8192")
     db.execute("PRAGMA journal_size_limit = 67108864")
     db.execute("PRAGMA trusted_schema = OFF")
     if _version(db, path) < len(MIGRATIONS):

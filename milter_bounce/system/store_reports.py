@@ -81,7 +81,7 @@ class ReportLedger:
             self._db.close()
             self._db = None
         if self._db is None:
-            db = connect(self._path, WAIT_S)
+            db = connect(self._path, WAIT_S, cache_kib=limits.LEDGER_CACHE_KIB)
             with guarded(self._path):
                 db.executescript(_SCHEMA)
             self._db, self._identity = db, identity(self._path)
