@@ -18,12 +18,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from milter_bounce import limits
 from milter_bounce.config import ConfigError
 from milter_bounce.decide.answer import CHECK_ADDRESS, CHECK_STATUS
 from milter_bounce.decide.rule_toml import RulesError
 from milter_bounce.verdict import GATE_MARK, printable
 
 from .advising import make_store, schedules_of
+from .keys import read_keyring
 from .logsource import followed
 from .maillog import MailLog
 from .postfix_conf import Postconf, PostfixError, plan
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from milter_bounce.config import Settings
+    from milter_bounce.protocol.token import Keyring
 
 TIMEOUT_S: Final = 5.0
 """Longer than any of our programs takes to answer; one that takes longer is hung."""
@@ -44,7 +47,7 @@ class Finding:
     """One point that was looked at."""
 
     area: str
-    """config, store, log, socket, postfix, gate, filter, policy or milter."""
+    """config, store, token, log, postfix, gate, filter, policy or milter."""
 
     what: str
     ok: bool | None
@@ -64,6 +67,7 @@ def check_wiring(settings: Settings, directory: Path, gate_folder: Path) -> Iter
     """
     yield from _config(settings)
     yield from _store(settings)
+    yield from _keys(settings)
     yield _log(settings)
     yield _writing(settings)
     yield from _sockets(settings)
@@ -136,6 +140,37 @@ def _store(settings: Settings) -> Iterator[Finding]:
     yield Finding("store", str(path), not faults, "; ".join(faults) or "sound", "`milter-bounce store check`")
     if not fit:
         yield Finding("store", str(path), False, f"{settings.user} may not write it", f"chown {settings.user} {path}*")
+
+    room = shutil.disk_usage(path.parent).free
+    if room < limits.STORE_ROOM_BYTES:
+        text = f"{room >> 20} MiB are free below {path.parent}: without room nothing new is remembered"
+        yield Finding("store", "room", False, text, "make room; mail and advice go on, without history")
+
+
+def _keys(settings: Settings) -> Iterator[Finding]:
+    """Look at the keys as the programs will, which run as `settings.user`."""
+    folder = Path(settings.token.keys)
+    ring, faults = read_keyring(folder, settings.user)
+    for fault in faults:
+        yield Finding("token", "key", False, fault, "a refused key neither stamps nor proves anything")
+    if ring.stamping is None:
+        text = "no key: outgoing mail gets no token, and only this MTA's own reports are believed"
+        yield Finding("token", str(folder), None, text, "`milter-bounce keys new`, then reload")
+        return
+    shut = [place for place, right in _ways(folder, ring) if not _may(place, settings.user, right)]
+    for place in shut:
+        yield Finding("token", str(place), False, f"{settings.user} may not read it", f"chown {settings.user} {place}")
+    if not shut:
+        stamps = f"key {ring.stamping.id} stamps" if settings.token.stamp else "stamping is switched off (token.stamp)"
+        yield Finding("token", str(folder), True, f"{len(ring.keys)} believed, {stamps}")
+
+
+def _ways(folder: Path, ring: Keyring) -> Iterator[tuple[Path, int]]:
+    """Yield what must be readable or enterable for the keys to be used."""
+    yield folder, os.R_OK
+    yield folder, os.X_OK
+    for name in ring.keys:
+        yield folder / f"{name}.key", os.R_OK
 
 
 def _log(settings: Settings) -> Finding:
