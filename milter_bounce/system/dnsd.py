@@ -199,8 +199,8 @@ class Dnsd:
         ours = self.subjects()
         keep = {(subject, zone.zone) for zone in usable for subject in (*ours, *self._named_on(zone))}
         if gone := self._records.keys() - keep:
-            self._dns.forget_listings(gone)
             self._records = {key: record for key, record in self._records.items() if key in keep}
+            self._safely(lambda: self._dns.forget_listings(gone))
 
     def _safely(self, act: Callable[[], object]) -> bool:
         """Do something with the store; one warning when it is away, one line when it is back."""
@@ -251,7 +251,7 @@ class Dnsd:
         loop, interval = asyncio.get_running_loop(), self.setup.settings.dns.interval_s
         while True:
             began = loop.time()
-            self._safely(self._trim)
+            self._trim()
             await self._row(zone, list(dict.fromkeys([*self.subjects(), *self._named_on(zone)])))
             await asyncio.sleep(max(0.2, interval - (loop.time() - began)))
 
