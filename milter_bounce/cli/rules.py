@@ -13,6 +13,7 @@ DESCRIPTION
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from collections import Counter
@@ -23,11 +24,13 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from milter_bounce import limits
+from milter_bounce.config import ConfigError
 from milter_bounce.decide.check import findings
 from milter_bounce.decide.codes import DEFAULT_IDS
 from milter_bounce.decide.rule_toml import RulesError, Tier
 from milter_bounce.decide.template import skeleton, template_of
-from milter_bounce.system.rulefiles import read_own_examples, status_of
+from milter_bounce.system.rulefiles import broken_files, read_own_examples, status_of
+from milter_bounce.system.settings import load_settings
 from milter_bounce.verdict import CATEGORIES, printable
 
 from ._rules import Refusal, loaded_rules
@@ -59,7 +62,11 @@ def rules() -> None:
 @_JSON
 def check(conf: str | None, as_json: bool) -> None:
     """Report doubles, rules that can never fire, examples that miss or that another rule takes."""
-    loaded = loaded_rules(conf, strict=False)
+    try:
+        loaded = loaded_rules(conf, strict=False)
+    except Refusal as refusal:  # that names the first broken file; whoever mends it wants to know of the others too
+        others = [str(fault) for fault in _broken(conf) if str(fault) != refusal.message]
+        raise Refusal("\nmilter-bounce: ".join([refusal.message, *others])) from None
     found = findings(loaded, _read)
     for item in found:
         click.echo(json.dumps(item._asdict()) if as_json else f"{item.file}: {item.rule}: {item.reason}")
@@ -71,6 +78,12 @@ def check(conf: str | None, as_json: bool) -> None:
         )
     if found:
         raise SystemExit(1)
+
+
+def _broken(conf: str | None) -> list[RulesError]:
+    with contextlib.suppress(ConfigError, RulesError):
+        return broken_files(load_settings(Path(conf) if conf else None))
+    return []
 
 
 @rules.command(name="test")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import tomllib
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -260,8 +261,12 @@ def _rule_fields(table: Mapping[str, Any], default_source: str) -> dict[str, Any
     if unknown := set(table) - _RULE_KEYS:
         raise _FaultError(f"unknown key {min(unknown)!r}")
     category, operator = table.get("category"), table.get("operator")
+    if category is None:
+        raise _FaultError("has no category; see the list at the end of rules/README.md")
     if not isinstance(category, str) or category not in CATEGORIES:
-        raise _FaultError(f"category = {category!r}: see the list at the end of rules/README.md")
+        near = get_close_matches(str(category), CATEGORIES, 1)
+        meant = f"; did you mean {near[0]!r}?" if near else ""
+        raise _FaultError(f"category = {category!r}: see the list at the end of rules/README.md{meant}")
     if not isinstance(operator, str | None):
         raise _FaultError(f"operator = {operator!r}: the id of one of operators/")
     fields = {

@@ -72,13 +72,20 @@ def load_rules(settings: Settings | None = None, *, strict: bool = True) -> Rule
         RulesError: file, rule and reason; also for a file that cannot be read or that others may write to.
     """
     settings = settings or Settings()
-    shipped = Path(settings.rules.shipped) if settings.rules.shipped else rules_dir()
-    files = shipped_files(shipped)
-    values = {name: to_values(name, _text(name, raw)) for name, raw in files.items()}
-    rules = RuleSet.from_values(values, local_values(Path(settings.rules.local)))
+    rules = RuleSet.from_values(shipped_values(settings), local_values(Path(settings.rules.local)))
     if strict and (wrong := local_findings(rules, status_of)):
         raise RulesError(*wrong[0])
     return rules
+
+
+def shipped_values(settings: Settings) -> dict[str, dict[str, Any]]:
+    """Return the TOML values of every shipped rule file.
+
+    Raises:
+        RulesError: as `shipped_files`, or one is not TOML.
+    """
+    folder = Path(settings.rules.shipped) if settings.rules.shipped else rules_dir()
+    return {name: to_values(name, _text(name, raw)) for name, raw in shipped_files(folder).items()}
 
 
 def shipped_files(folder: Path) -> dict[str, bytes]:
@@ -109,6 +116,22 @@ def local_values(folder: Path) -> dict[str, dict[str, Any]]:
         _refuse_foreign(path)
         values[str(path)] = to_values(str(path), _text(path, _read(path)))
     return values
+
+
+def broken_files(settings: Settings) -> list[RulesError]:
+    """Return the fault of each of the administrator's own files that cannot be loaded, one a file.
+
+    Raises:
+        RulesError: the shipped rules are broken.
+    """
+    shipped, faults = shipped_values(settings), []
+    for path in sorted(Path(settings.rules.local).glob("*.toml"))[:LOCAL_FILES]:
+        try:
+            _refuse_foreign(path)
+            RuleSet.from_values(shipped, {str(path): to_values(str(path), _text(path, _read(path)))})
+        except RulesError as error:
+            faults.append(error)
+    return faults
 
 
 def read_own_examples(path: Path) -> list[dict[str, Any]]:

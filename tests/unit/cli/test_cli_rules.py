@@ -86,7 +86,26 @@ def test_cli_rules_with_a_broken_file_exit_2(tmp_path):
     result = run("classify", "-c", str(conf), "550 x")
     assert result.exit_code == 2
     assert result.stderr.count("\n") == 1
-    assert "own.toml: own: category" in result.stderr
+    assert "own.toml: own: has no category" in result.stderr
+
+
+def test_cli_rules_check_names_every_broken_file(tmp_path):
+    """One fault a file, each with file, rule and reason: not one more at each try."""
+    folder = tmp_path / "rules.d"
+    folder.mkdir()
+    rule = "[[rule]]\nid = '{}'\nreply = [550]\ntext = ['never said']\nsource = 'seen 2026-11'\n"
+    (folder / "a.toml").write_text("x = [\n")
+    (folder / "b.toml").write_text(rule.format("mine") + "category = 'mailbox-ful'\n")
+    (folder / "c.toml").write_text(rule.format("fine") + "category = 'mailbox-full'\n")
+    (folder / "d.toml").write_text(rule.format("none"))
+    conf = tmp_path / "conf.toml"
+    conf.write_text(f'[rules]\nlocal = "{folder}"\n')
+    result = run("rules", "check", "-c", str(conf))
+    told = result.stderr.splitlines()
+    assert result.exit_code == 2
+    assert [line.partition(f"{folder}/")[2][:6] for line in told] == ["a.toml", "b.toml", "d.toml"]
+    assert "did you mean 'mailbox-full'" in told[1]
+    assert "none: has no category" in told[2]
 
 
 def test_cli_rules_test_tries_own_examples(tmp_path):
