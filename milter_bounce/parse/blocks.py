@@ -42,10 +42,15 @@ _SENTENCES: Final = (
         re.IGNORECASE,
     ),
     re.compile(
-        rf"\b(?:user|recipient|mailbox|address|account|recipients?[^\n@:]{{0,40}}errors?:)[ \t\n:]{{1,4}}(?:[^\n@<(]{{0,60}}?[\s<\"'(:]{{1,3}})?({ADDRESS})",
+        rf"\b(?:user|recipient|mailbox|address|account|utente|destinatari[oa]|usu[aá]rio|destinataire|empfänger|adressat|адресату?|recipients?[^\n@:]{{0,40}}errors?:)[ \t\n:]{{1,4}}(?:[^\n@<(]{{0,60}}?[\s<\"'(:]{{1,3}})?({ADDRESS})",
         re.IGNORECASE,
     ),
     re.compile(rf"RCPT TO:[ \t]*<?({ADDRESS})>?", re.IGNORECASE),
+)
+# "your message to info@example.net": the mail's own address, even where such mailboxes are mostly named for help
+_MESSAGE_TO = re.compile(
+    rf"\b(?:message|e-?mail|nachricht|mensaje|mensagem|messaggio|bericht)[ \t\n]+(?:you[ \t\n]+sent[ \t\n]+)?(?:to|an|à|a|para|aan)[ \t\n:]+[<\"'(]{{0,2}}({ADDRESS})",
+    re.IGNORECASE,
 )
 _SENDERS_WORDS = re.compile(
     r"^[ \t>]*(?:>>>|Sent <<<|SMTP>>)|MAIL FROM|^\s*\(?(?:expanded|generated) from", re.IGNORECASE
@@ -173,6 +178,10 @@ def _in_sentence(words: str, readers: Readers, not_recipients: Collection[str]) 
         for found in pattern.finditer(head):
             if _believable(clean(found[1]), readers, not_recipients):
                 return list(dict.fromkeys([clean(found[1]), *_listed_after(head, found.end())[0]]))
+    meant = [clean(found[1]) for found in _MESSAGE_TO.finditer(head)]
+    meant = [a for a in dict.fromkeys(meant) if a.lower() not in not_recipients]
+    if len(meant) == 1:
+        return meant
     others = [a for a in addresses_in(head) if _believable(a, readers, not_recipients)]
     return others if len(others) == 1 else []
 

@@ -13,7 +13,7 @@ import tomllib
 from dataclasses import dataclass
 from typing import Any, Final
 
-KNOWN_KEYS: Final = frozenset({"name", "text", "also", "subject", "from", "header"})
+KNOWN_KEYS: Final = frozenset({"name", "text", "also", "subject", "from", "header", "reason"})
 
 
 class ReadersError(ValueError):
@@ -30,6 +30,8 @@ class Family:
     subject: tuple[str, ...] = ()
     sender: tuple[str, ...] = ()
     header: tuple[tuple[str, str], ...] = ()
+    reason_before: bool = False
+    """Whether the reason stands above the recipients, and what follows them is the same in every report."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +133,7 @@ def _family(entry: dict[str, Any]) -> Family:
         subject=_lower(entry.get("subject", [])),
         sender=_lower(entry.get("from", [])),
         header=tuple((k.lower(), v.lower()) for k, v in entry.get("header", {}).items()),
+        reason_before=entry.get("reason") == "before",
     )
 
 

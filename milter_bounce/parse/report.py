@@ -296,16 +296,16 @@ def _is_report(view: View, family: Family | None) -> bool:
 def _drafts_told(view: View, family: Family | None) -> list[Draft]:
     """Return the recipients of the family's own layout; of any words where it has none."""
     own = OWN_LAYOUT[family.name](view) if family and family.name in OWN_LAYOUT else []
-    return own or _drafts_in_words(view)
+    return own or _drafts_in_words(view, reason_before=family is not None and family.reason_before)
 
 
-def _drafts_in_words(view: View) -> list[Draft]:
+def _drafts_in_words(view: View, *, reason_before: bool) -> list[Draft]:
     """Return the recipients that the words name, with what they tell about each."""
     drafts = []
     blocks = read_blocks(view.words, view.readers, view.addressees | {view.sender_address or ""})
     preface = before_first(view.words, blocks[0].recipient) if blocks else ""
     for block in blocks:
-        told = told_by(block.lines, view.readers)
+        told = told_by(f"{preface}\n{block.lines}" if reason_before else block.lines, view.readers)
         draft = Draft(
             recipient=block.recipient,
             original_recipient=block.alias,
@@ -315,7 +315,7 @@ def _drafts_in_words(view: View) -> list[Draft]:
             remote_mta=told.host,
             remote_ip=told.ip,
         )
-        if not told.quoted:
+        if not (told.quoted or reason_before):
             _look_before(draft, view, preface, alone=len(blocks) == 1)
         drafts.append(draft)
     return drafts
