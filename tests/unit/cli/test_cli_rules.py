@@ -93,7 +93,7 @@ def test_cli_rules_check_names_every_broken_file(tmp_path):
     """One fault a file, each with file, rule and reason: not one more at each try."""
     folder = tmp_path / "rules.d"
     folder.mkdir()
-    rule = "[[rule]]\nid = '{}'\nreply = [550]\ntext = ['never said']\nsource = 'seen 2026-11'\nexamples = ['550 never said']\n"
+    rule = "[[rule]]\nid = '{}'\ntext = ['never said']\nsource = 'seen 2026-11'\nexamples = ['550 never said']\n"
     (folder / "a.toml").write_text("x = [\n")
     (folder / "b.toml").write_text(rule.format("mine") + "category = 'mailbox-ful'\n")
     (folder / "c.toml").write_text(rule.format("fine") + "category = 'mailbox-full'\n")
