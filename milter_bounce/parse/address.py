@@ -27,6 +27,9 @@ _GLUED = re.compile(
     r"(?:[^\x00-\x7f@]{1,64}(?=[\x21-\x7e]{2}))?([\x21-\x7e]{1,64}@[A-Za-z0-9.-]{1,250}\.[A-Za-z]{2,24})(?:[^\x00-\x7f]|$)"
 )
 _XTEXT = re.compile(r"\+([0-9A-F]{2})")
+# of a whole address only the characters that xtext must encode: "+A1" is also how people tag their addresses
+_XTEXT_MUST = re.compile(r"\+(2B|3D|40)")
+_EMBEDDED = re.compile(r"\\x\{([0-9A-Fa-f]{2,6})\}")
 _LOCAL_ONLY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]{0,63}")
 
 
@@ -58,18 +61,28 @@ def clean(address: str) -> str:
 def typed_address(value: str | None) -> str | None:
     """Return the address of a ``type; address`` field; None for none that has a local part and a domain.
 
-    Section: RFC 3464 2.3.1 and 2.3.2. The type may be absent, the address bracketed or xtext.
+    Section: RFC 3464 2.3.1 and 2.3.2. The type may be absent, the address bracketed, xtext (RFC 3461 4) or
+    utf-8-addr-xtext (RFC 6533 3).
     """
     if not value:
         return None
     found = _TYPED.match(value[:1000])
     rest = (found[2] if found else value).strip()
-    if "@" not in rest and "+40" in rest:
-        rest = _XTEXT.sub(lambda m: chr(int(m[1], 16)), rest)
+    if "+" in rest:
+        pattern = _XTEXT if "@" not in rest and "+40" in rest else _XTEXT_MUST
+        rest = pattern.sub(lambda m: chr(int(m[1], 16)), rest)
+    if "\\x{" in rest:
+        rest = _EMBEDDED.sub(_character, rest)
     if rest.startswith("<") and rest.endswith(">"):
         rest = rest[1:-1]
     address = address_in(rest)
     return address if address and not address.startswith("@") else None
+
+
+def _character(found: re.Match[str]) -> str:
+    """Return the character that an EmbeddedUnicodeChar stands for; what stands for none stays as it is."""
+    point = int(found[1], 16)
+    return chr(point) if point <= 0x10FFFF and not 0xD800 <= point <= 0xDFFF else found[0]
 
 
 def bare_recipient(value: str | None) -> str | None:

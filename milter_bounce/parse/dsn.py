@@ -42,7 +42,8 @@ _NAMES: Final = (
 _FIELD = re.compile(r"([A-Za-z][A-Za-z0-9-]{1,60})[ \t]*:(.*)", re.DOTALL)
 _INLINE_FIELD = re.compile(rf"[ \t>|]{{0,8}}({_NAMES})[ \t]*:(.*)", re.IGNORECASE | re.DOTALL)
 _STATUS = re.compile(r"\s*\"?([245])\.([0-9]{1,3})\.([0-9]{1,3})\b\s*(.*)", re.DOTALL)
-_DIAGNOSTIC_TYPE = re.compile(r"\s*([A-Za-z][A-Za-z0-9._+-]{0,40})\s*;\s*(.*)", re.DOTALL)
+# an atom (RFC 5322 3.2.3): Barracuda calls itself X-Spam-&-Virus-Firewall
+_DIAGNOSTIC_TYPE = re.compile(r"\s*([A-Za-z][A-Za-z0-9._+&!#$%'*/-]{0,40})\s*;\s*(.*)", re.DOTALL)
 _HOST_TYPE = re.compile(r"\s*(?:[A-Za-z][A-Za-z0-9-]{0,20}\s*;\s*)?(.*)", re.DOTALL)
 _RECIPIENT: Final = frozenset({"final-recipient", "original-recipient", "x-actual-recipient"})
 _PER_MESSAGE: Final = frozenset({"reporting-mta", "received-from-mta", "arrival-date", "original-envelope-id"})

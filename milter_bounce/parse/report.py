@@ -72,6 +72,8 @@ def _read(view: View) -> DeliveryReport | None:
     if feedback:
         return feedback
     if view.status_parts:
+        if not _is_declared(view):
+            return None
         return _standard(view, "\n\n".join(part.text() for part in view.status_parts), inline=False)
     if _is_receipt(view):
         return None
@@ -82,6 +84,17 @@ def _read(view: View) -> DeliveryReport | None:
     return _in_words(view) or read_auto_reply(view)
 
 
+def _is_declared(view: View) -> bool:
+    """Tell whether delivery-status parts are a message's own word, not what a person attached to a letter."""
+    return (
+        view.type_of_wrapper() == "multipart/report"
+        or any(part.parent == "multipart/report" for part in view.status_parts)
+        or view.from_daemon
+        or view.null_sender
+        or not (view.status_parts[0].fields.get("content-disposition") or "").lower().startswith("attachment")
+    )
+
+
 def _is_receipt(view: View) -> bool:
     """Tell whether a message is a read receipt (RFC 8098)."""
     stated = parameter(view.fields.get("content-type"), "report-type").lower()
@@ -89,9 +102,12 @@ def _is_receipt(view: View) -> bool:
 
 
 def _forwarded(view: View) -> DeliveryReport | None:
-    """Return the complete report that a message wraps: some mailboxes and providers forward reports as attachments."""
+    """Return the complete report that a mail system wraps: filters and postmasters' mailboxes pass reports on so.
+
+    A person who attaches one to a letter, and a list manager who shows one to the list's owner, report nothing.
+    """
     parts = view.mail.parts
-    if view.type_of_wrapper() in _WRAPPERS or view.is_list_mail():
+    if view.type_of_wrapper() in _WRAPPERS or view.is_list_mail() or not (view.from_daemon or view.null_sender):
         return None
     for number, part in enumerate(parts):
         if part.type == "message/rfc822" and part.depth == 1 and part.parent not in _WRAPPERS:

@@ -142,3 +142,58 @@ def test_list_reports_do_not_share_replies():
         ("a@example.net", 550, "550 5.1.1 no"),
         ("b@example.net", None, "user is over quota"),
     ]
+
+
+def test_report_that_a_person_attaches_to_a_letter_is_none():
+    """The same report wrapped by a mail system counts: only who wrote the wrapper differs."""
+    wrapped = (
+        "--w\n\nWhat is this?\n--w\nContent-Type: message/rfc822\n\n"
+        + dsn("Final-Recipient: rfc822; a@example.net\nAction: failed\nStatus: 5.1.1").decode()
+    )
+    kinds = [
+        parse_report(
+            mail(f'Return-Path: <x@example.org>\nFrom: {who}\nContent-Type: multipart/mixed; boundary="w"', wrapped),
+            READERS,
+        ).kind
+        for who in ("Ann <ann@example.org>", "mailman-bounces@example.org", "Postmaster <postmaster@example.org>")
+    ]
+    assert kinds == [Kind.NOT_BOUNCE, Kind.NOT_BOUNCE, Kind.DSN]
+
+
+@pytest.mark.parametrize(
+    ("who", "kind"),
+    [pytest.param("ann@example.org", Kind.NOT_BOUNCE, id="person"), pytest.param("postmaster@example.org", Kind.DSN, id="daemon")],
+)  # fmt: skip
+def test_attached_delivery_status_counts_by_its_sender(who, kind):
+    """A file of type message/delivery-status that a person sends round is not a report of theirs."""
+    body = (
+        "--w\n\nAs asked.\n--w\nContent-Type: message/delivery-status\nContent-Disposition: attachment\n\n"
+        "Final-Recipient: rfc822; a@example.net\nAction: failed\nStatus: 5.1.1\n--w--\n"
+    )
+    message = mail(f'Return-Path: <x@example.org>\nFrom: {who}\nContent-Type: multipart/mixed; boundary="w"', body)
+    assert parse_report(message, READERS).kind is kind
+
+
+@pytest.mark.parametrize(
+    ("field", "recipient"),
+    [
+        pytest.param("utf-8; j\\x{F6}rg@example.com", "jörg@example.com", id="utf-8-addr-xtext"),
+        pytest.param("rfc822; ann+2Bnews@example.com", "ann+news@example.com", id="xtext-plus"),
+        pytest.param("rfc822; ann+A1@example.com", "ann+A1@example.com", id="tag-that-looks-like-xtext"),
+    ],
+)
+def test_encoded_recipient_is_read(field, recipient):
+    """What RFC 3461 and RFC 6533 encode in an address comes out as the address; a user's own +tag stays."""
+    found = only(dsn(f"Final-Recipient: {field}\nAction: failed\nStatus: 5.1.1")).recipient
+    assert found == recipient
+
+
+def test_type_of_a_diagnostic_is_any_atom():
+    """Barracuda's X-Spam-&-Virus-Firewall is a type and no part of the text, which would read as a virus."""
+    status = only(
+        dsn(
+            "Final-Recipient: rfc822; a@example.net\nAction: failed\nStatus: 5.0.0\n"
+            "Diagnostic-Code: X-Spam-&-Virus-Firewall; host mx said: 554 rejected due to spam content"
+        )
+    )
+    assert (status.diagnostic_type, status.reply_code) == ("x-spam-&-virus-firewall", 554)
