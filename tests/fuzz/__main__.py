@@ -1,15 +1,19 @@
 """Every target under atheris, one after the other, with a table: ``python -m tests.fuzz [TARGET...]``.
 
-SECONDS (environment, default 60) is the time for each. What is learnt stays in build/fuzz/TARGET for the next run;
-a find is written to tests/fuzz/finds/TARGET, where the unit tests replay it. Exit 0: no find, 1: a find, 2: not run.
+SECONDS (environment, default 60) is the time for each. What is learnt stays in build/fuzz/TARGET for the next run, and
+build/fuzz/TARGET.json adds up the runs since its last find, in executions and seconds of one core, so that half an hour
+can be had in pieces. A find is written to tests/fuzz/finds/TARGET, where the unit tests replay it. Exit 0: no find,
+1: a find, 2: not run.
 """
 
 from __future__ import annotations
 
 import hashlib
 import importlib.util
+import json
 import os
 import re
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -73,6 +77,20 @@ def run(name: str, target: Target, seconds: int) -> Run:
     return Run(int(said[-1]) if said else 0, found, ran.stdout + ran.stderr)
 
 
+def busy_s() -> float:
+    """Return the seconds of one core that the targets had so far."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def added(name: str, done: Run, seconds: float) -> tuple[int, float]:
+    """Return executions and seconds of `name` since its last find, this run with them."""
+    path = LEARNT / f"{name}.json"
+    executions, before_s = (0, 0.0) if done.finds or not path.exists() else json.loads(path.read_text())
+    path.write_text(json.dumps([executions + done.executions, before_s + seconds]))
+    return executions + done.executions, before_s + seconds
+
+
 def main(names: list[str]) -> int:
     """Return the exit status after the targets `names`, all where none is named."""
     if importlib.util.find_spec("atheris") is None:
@@ -85,12 +103,16 @@ def main(names: list[str]) -> int:
         return 2
     seconds = int(os.environ.get("SECONDS", "60"))
     total = 0
-    print(f"{'target':<12}{'executions':>12}{'a second':>10}  finds")
+    print(f"{'target':<12}{'executions':>12}{'a second':>10}{'in all':>14}{'minutes':>9}  finds")
     for name in names or TARGETS:
+        began = busy_s()
         done = run(name, TARGETS[name], seconds)
         total += len(done.finds)
+        executions, used_s = added(name, done, busy_s() - began)
+        a_second = done.executions // max(seconds, 1)
         print(
-            f"{name:<12}{done.executions:>12,}{done.executions // max(seconds, 1):>10,}  {len(done.finds)}", flush=True
+            f"{name:<12}{done.executions:>12,}{a_second:>10,}{executions:>14,}{used_s / 60:>9.1f}  {len(done.finds)}",
+            flush=True,
         )
         for path in done.finds:
             print(f"  {path.relative_to(ROOT)}\n" + "\n".join("    " + line for line in trace(done.words)))
