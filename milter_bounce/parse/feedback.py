@@ -26,6 +26,11 @@ RECIPIENTS_LIMIT: Final = limits.FEEDBACK_RECIPIENTS
 
 _ARF_TYPES: Final = frozenset({"message/feedback-report", "message/feedback-type", "text/feedback-report"})
 _INLINE = re.compile(r"^Feedback-Type[ \t]*:", re.IGNORECASE | re.MULTILINE)
+# what a report's fields are beside Feedback-Type: one of them with it, and a returned message, are no talk about reports
+_INLINE_FIELD = re.compile(
+    r"^(?:User-Agent|Version|Source-IP|Original-Mail-From|Original-Rcpt-To|Arrival-Date|Reported-Domain)[ \t]*:",
+    re.IGNORECASE | re.MULTILINE,
+)
 _FOR = re.compile(r"\bfor[ \t\n]+<([^<>\s@]{1,64}@[^<>\s]{1,255})>")
 
 
@@ -53,12 +58,23 @@ def _arf_fields(view: View) -> Fields | None:
             return fields_of(re.sub(r"\n[ \t]*\n+", "\n", part.text().strip()))
     stated = parameter(view.fields.get("content-type"), "report-type").lower()
     if stated != "feedback-report":
-        return None
+        return _inline_fields(view)
     for part in view.own:
         text = part.text()
         if _INLINE.search(text[:5000]):
             return fields_of(re.sub(r"\n[ \t]*\n+", "\n", text.strip()))
     return Fields(())
+
+
+def _inline_fields(view: View) -> Fields | None:
+    """Return the fields that stand in running text above a returned message (gateways that rebuild reports)."""
+    words = view.words[:5000]
+    found = _INLINE.search(words) if view.returns_message else None
+    if found is None or view.is_list_mail():
+        return None
+    block = words[: words.find("\n\n", found.end()) if "\n\n" in words[found.end() :] else None]
+    block = block[block.rfind("\n\n", 0, found.start()) + 1 :].strip()
+    return fields_of(block) if _INLINE_FIELD.search(block) else None
 
 
 def _report(view: View, fields: Fields, kind: str) -> DeliveryReport:

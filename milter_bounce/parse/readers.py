@@ -60,6 +60,9 @@ class Readers:
     """(phrase, command): first match tells what was refused."""
 
     noise: tuple[str, ...]
+    because: tuple[str, ...]
+    """Words before a reason: a line that has one is no noise."""
+
     other_labels: frozenset[str]
     recipient_labels: tuple[str, ...]
     helpers: frozenset[str]
@@ -97,6 +100,7 @@ class Readers:
                     (p.lower(), command) for command, phrases in general["commands"].items() for p in phrases
                 ),
                 noise=_lower(general["noise"]),
+                because=_lower(general["because"]),
                 other_labels=frozenset(_lower(general["other_labels"])),
                 recipient_labels=_lower(general["recipient_labels"]),
                 helpers=frozenset(_lower(general["helpers"])),

@@ -321,7 +321,7 @@ def _drafts_in_words(view: View, *, reason_before: bool) -> list[Draft]:
     blocks = read_blocks(view.words, view.readers, view.addressees | {view.sender_address or ""})
     preface = before_first(view.words, blocks[0].recipient) if blocks else ""
     for block in blocks:
-        told = told_by(f"{preface}\n{block.lines}" if reason_before else block.lines, view.readers)
+        told = told_by(f"\n{preface}\n{block.lines}" if reason_before else block.lines, view.readers)
         draft = Draft(
             recipient=block.recipient,
             original_recipient=block.alias,

@@ -204,7 +204,7 @@ def reason_in(stretch: str, readers: Readers) -> str:
         if not bare or _RULE.fullmatch(bare) or size > REASON_LIMIT:
             continue
         low = bare.lower()
-        if low.startswith(readers.noise):
+        if low.startswith(readers.noise) and not any(0 < low.find(word) < len(low) - 12 for word in readers.because):
             continue
         kept.append(bare)
         size += len(bare) + 1
