@@ -26,6 +26,8 @@ _TYPED = re.compile(r"\s*(?:([A-Za-z0-9][A-Za-z0-9._+-]{0,40})\s*;\s*)?(.*)", re
 _GLUED = re.compile(
     r"(?:[^\x00-\x7f@]{1,64}(?=[\x21-\x7e]{2}))?([\x21-\x7e]{1,64}@[A-Za-z0-9.-]{1,250}\.[A-Za-z]{2,24})(?:[^\x00-\x7f]|$)"
 )
+# a field that is one address and nothing else: gateways make local parts longer than 64 (IMCEAEX-_O=..., SRS1)
+_WHOLE = re.compile(r"[^\s<>()\[\]\\,;:@\"]{65,320}@[A-Za-z0-9](?:[A-Za-z0-9.-]{0,252}[A-Za-z0-9])?")
 _XTEXT = re.compile(r"\+([0-9A-F]{2})")
 # of a whole address only the characters that xtext must encode: "+A1" is also how people tag their addresses
 _XTEXT_MUST = re.compile(r"\+(2B|3D|40)")
@@ -75,7 +77,7 @@ def typed_address(value: str | None) -> str | None:
         rest = _EMBEDDED.sub(_character, rest)
     if rest.startswith("<") and rest.endswith(">"):
         rest = rest[1:-1]
-    address = address_in(rest)
+    address = rest if _WHOLE.fullmatch(rest) else address_in(rest)
     return address if address and not address.startswith("@") else None
 
 

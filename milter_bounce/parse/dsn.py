@@ -41,7 +41,8 @@ _NAMES: Final = (
 )
 _FIELD = re.compile(r"([A-Za-z][A-Za-z0-9-]{1,60})[ \t]*:(.*)", re.DOTALL)
 _INLINE_FIELD = re.compile(rf"[ \t>|]{{0,8}}({_NAMES})[ \t]*:(.*)", re.IGNORECASE | re.DOTALL)
-_STATUS = re.compile(r"\s*\"?([245])\.([0-9]{1,3})\.([0-9]{1,3})\b\s*(.*)", re.DOTALL)
+# "Status: 550 5.1.1" too: a whole reply where only its status belongs
+_STATUS = re.compile(r"\s*\"?(?:([245][0-9]{2})[ -])?([245])\.([0-9]{1,3})\.([0-9]{1,3})\b\s*(.*)", re.DOTALL)
 # an atom (RFC 5322 3.2.3): Barracuda calls itself X-Spam-&-Virus-Firewall
 _DIAGNOSTIC_TYPE = re.compile(r"\s*([A-Za-z][A-Za-z0-9._+&!#$%'*/-]{0,40})\s*;\s*(.*)", re.DOTALL)
 _HOST_TYPE = re.compile(r"\s*(?:[A-Za-z][A-Za-z0-9-]{0,20}\s*;\s*)?(.*)", re.DOTALL)
@@ -96,6 +97,8 @@ def _fields(text: str, *, inline: bool) -> list[tuple[str, str]]:
     """Return (lower-case name, value) of every field, and ("", "") for a blank line."""
     found: list[tuple[str, str]] = []
     pattern = _INLINE_FIELD if inline else _FIELD
+    if not inline and text[:1] in {" ", "\t", "\n", "\ufeff"}:
+        text = _at_margin(text.lstrip("\ufeff"))
     for line in text.split("\n", LINES_LIMIT)[:LINES_LIMIT]:
         stripped = line.strip()
         if not stripped:
@@ -113,6 +116,13 @@ def _fields(text: str, *, inline: bool) -> list[tuple[str, str]]:
             if len(value) < 8000:
                 found[-1] = (name, f"{value}\n{stripped}")
     return found
+
+
+def _at_margin(text: str) -> str:
+    """Return fields that a gateway indented as a whole without that indentation; continuation lines keep theirs."""
+    first = next((line for line in text.split("\n", LINES_LIMIT) if line.strip()), "")
+    indent = first[: len(first) - len(first.lstrip(" \t"))]
+    return re.sub(rf"^{indent}", "", text, flags=re.MULTILINE) if indent else text
 
 
 def _is_complete(group: dict[str, str]) -> bool:
@@ -165,8 +175,8 @@ def _complete(draft: Draft, group: dict[str, str]) -> None:
         draft.action = next((a for word, a in _ACTIONS if action.startswith(word)), None)
     found = _STATUS.match(group.get("status", ""))
     if found and draft.status is None:
-        draft.status = EnhancedStatus(*(int(n) for n in found.groups()[:3]))
-        draft.remark = found[4].strip().strip("()")
+        draft.status = EnhancedStatus(*(int(n) for n in found.groups()[1:4]))
+        draft.remark = " ".join(filter(None, (found[1], found[5].strip().strip("()"))))
     if not draft.diagnostic and "diagnostic-code" in group:
         draft.diagnostic_type, draft.diagnostic = diagnostic_of(group["diagnostic-code"])
     draft.remote_mta = draft.remote_mta or host_of(group.get("remote-mta"))

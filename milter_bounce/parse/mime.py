@@ -36,6 +36,9 @@ _CONTENT_TYPE = re.compile(r"\s*\"?([A-Za-z0-9!#$&^_.+-]+/[A-Za-z0-9!#$&^_.+-]+)
 _LOST_BOUNDARY = re.compile(
     rb"^[ ]?--([^\s-][^\n]{0,200}?|-{1,60}[^\n]{1,200}?)[ \t]{0,20}\n(?i:content-[a-z-]+)[ \t]*:", re.MULTILINE
 )
+# a line of base64, and a whole body of it that nothing declares (RFC 2045 6.8: lines of at most 76)
+_BASE64_LINE = re.compile(rb"\s*[A-Za-z0-9+/]+={0,2}[ \t]*(?:\n|\Z)")
+_BASE64_BODY = re.compile(rb"\s*(?:[A-Za-z0-9+/]{60,76}\n){1,20000}[A-Za-z0-9+/]{0,76}={0,2}\s*")
 _BASE64_JUNK = re.compile(rb"[^A-Za-z0-9+/=]+")
 _ENVELOPED: Final = frozenset({"message/rfc822", "message/global", "message/news"})
 
@@ -279,6 +282,7 @@ def _coding(fields: Fields) -> str:
 def transfer_decoded(part: Part) -> bytes:
     """Return the body with base64 or quoted-printable undone, at most `TEXT_LIMIT` bytes.
 
+    Some writers declare base64 and send plain text, or send base64 and declare nothing: the body decides.
     Raises: nothing: base64 that is none is returned as it stands.
     """
     coding = _coding(part.fields)
@@ -286,8 +290,8 @@ def transfer_decoded(part: Part) -> bytes:
     if coding == "quoted-printable":
         return quopri.decodestring(body)
     if coding == "base64":
-        return _base64(body)
-    return body
+        return _base64(body) if _BASE64_LINE.match(body) else body
+    return _base64(body) if _BASE64_BODY.fullmatch(body) else body
 
 
 def _base64(body: bytes) -> bytes:

@@ -15,6 +15,7 @@ Raises: nothing, on any bytes.
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from milter_bounce.delivery import Action, DeliveryReport, DeliveryStatus, Kind
@@ -31,6 +32,7 @@ from .feedback import read_feedback
 from .header import decoded, message_id_of, parameter
 from .mime import read_message
 from .readers import Readers
+from .receipts import is_receipt, refusal_in
 from .reply import reply_start
 from .told import host_in, reason_in, refused_command, told_by
 from .view import View
@@ -45,7 +47,6 @@ ORIGINAL_RECIPIENTS_LIMIT: Final = 1
 
 NOTHING: Final = DeliveryReport(Kind.NOT_BOUNCE)
 _INLINE_STATUS = re.compile(r"^[ \t>|]{0,8}(?:Final|Original)-Recipient[ \t]*:", re.IGNORECASE | re.MULTILINE)
-_RECEIPT_TYPES: Final = frozenset({"message/disposition-notification", "message/global-disposition-notification"})
 # VERP: bounces+user=example.net@our.example and list-bounce-user=example.net@our.example
 _VERP = re.compile(r"(?:[+-]|\b)([A-Za-z0-9._%+-]{1,64})=([A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63}){1,8})@")
 _VERP_PREFIX = re.compile(r"^.*?(?:bounces?|return|errors?|verp|b|ret)[+-]+(?=.)", re.IGNORECASE)
@@ -75,8 +76,8 @@ def _read(view: View) -> DeliveryReport | None:
         if not _is_declared(view):
             return None
         return _standard(view, "\n\n".join(part.text() for part in view.status_parts), inline=False)
-    if _is_receipt(view):
-        return None
+    if is_receipt(view):
+        return _refusal(view)
     if view.words.lstrip()[:1] == "{":
         notification = read_notification(view.whole_text)
         if notification:
@@ -95,10 +96,11 @@ def _is_declared(view: View) -> bool:
     )
 
 
-def _is_receipt(view: View) -> bool:
-    """Tell whether a message is a read receipt (RFC 8098)."""
-    stated = parameter(view.fields.get("content-type"), "report-type").lower()
-    return stated == "disposition-notification" or any(part.type in _RECEIPT_TYPES for part in view.own)
+def _refusal(view: View) -> DeliveryReport | None:
+    """Return the refusal that a disposition notification is; None for a read receipt."""
+    fields = refusal_in(view)
+    report = _standard(view, fields, inline=False) if fields else None
+    return replace(report, kind=Kind.BOUNCE, reader="mdn") if report else None
 
 
 def _forwarded(view: View) -> DeliveryReport | None:

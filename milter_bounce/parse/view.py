@@ -34,6 +34,7 @@ _STATUS_TYPES: Final = frozenset(
         "application/x-delivery-status",
     }
 )
+_STATUS_FIELDS = re.compile(r"^(?:Reporting-MTA|Final-Recipient|Diagnostic-Code)[ \t]*:", re.IGNORECASE | re.MULTILINE)
 _HEADER_TYPES: Final = frozenset({"text/rfc822-headers", "message/global-headers", "text/rfc822-header"})
 _HEADER_LINE = r"(?:Received|Return-[Pp]ath|Message-I[Dd]|DKIM-Signature|MIME-[Vv]ersion|X-[A-Z][A-Za-z-]{2,40}|Delivered-To|ARC-Seal|DomainKey-Signature|Envelope-to)[ \t]*:[^\n]*"
 _STARTS_AS_HEADER = re.compile(rf"\s*(?:From [^\n]*\n)?{_HEADER_LINE}\n(?:[ \t][^\n]*\n|[A-Za-z-]{{1,60}}[ \t]*:)")
@@ -137,7 +138,8 @@ class View:
     @lazy
     def status_parts(self) -> list[Part]:
         """The delivery-status parts of this message."""
-        return [part for part in self.own if part.type in _STATUS_TYPES]
+        declared = [part for part in self.own if part.type in _STATUS_TYPES]
+        return declared or [part for part in self.own if _is_status_file(part)]
 
     @lazy
     def words(self) -> str:
@@ -242,6 +244,14 @@ class View:
         return any(p in low for p in self.readers.delay_phrases) or any(
             p in subject for p in self.readers.delay_subjects
         )
+
+
+def _is_status_file(part: Part) -> bool:
+    """Tell whether a part of a report is its fields under a type that says nothing (gateways: ``details.txt``)."""
+    if part.type != "application/octet-stream" or part.parent not in {"multipart/report", "multipart/mixed"}:
+        return False
+    text = part.text()[:4000]
+    return len(_STATUS_FIELDS.findall(text)) > 1
 
 
 def _has_words(pieces: list[str]) -> bool:
