@@ -34,7 +34,7 @@ from .mime import read_message
 from .readers import Readers
 from .receipts import is_receipt, refusal_in
 from .reply import reply_start
-from .told import host_in, reason_in, refused_command, told_by
+from .told import REASON_LIMIT, host_in, reason_in, refused_command, told_by
 from .view import View
 
 if TYPE_CHECKING:
@@ -343,7 +343,8 @@ def _look_before(draft: Draft, view: View, preface: str, *, alone: bool) -> None
     """Take the reply or the reason that stands before the recipients, where a recipient's own lines tell none."""
     told = told_by("\n" + preface, view.readers)
     if (told.quoted and (alone or _is_aside(draft.diagnostic))) or not draft.diagnostic:
-        draft.diagnostic = told.diagnostic or reason_in("\n" + view.words, view.readers)
+        # words of which every line begins as boilerplate does are all that there is
+        draft.diagnostic = told.diagnostic or reason_in("\n" + view.words, view.readers) or view.words[:REASON_LIMIT]
         draft.diagnostic_type = "smtp" if told.quoted else None
         draft.command = draft.command or told.command
         draft.remote_mta = draft.remote_mta or told.host
