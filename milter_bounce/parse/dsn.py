@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 LINES_LIMIT: Final = limits.STATUS_LINES
 RECIPIENTS_LIMIT: Final = limits.STATUS_RECIPIENTS
 
+MARGIN_LIMIT: Final = 40
+"""Characters of indentation or quoting that a gateway may have put before every field."""
+
 _NAMES: Final = (
     "final-recipient|original-recipient|x-actual-recipient|action|status|diagnostic-code|remote-mta|reporting-mta"
     "|received-from-mta|arrival-date|last-attempt-date|will-retry-until|final-log-id|original-envelope-id"
@@ -80,7 +83,8 @@ def read_status(text: str, *, inline: bool = False) -> StatusFields:
     for name, value in _fields(text, inline=inline):
         report.names.add(name)
         if name == "":
-            if _is_complete(group):
+            # every line with a blank one behind it: what comes without a recipient is still about the last one
+            if _is_complete(group) or (report.recipients and not _RECIPIENT & group.keys()):
                 _close(report, group)
                 group = {}
             continue
@@ -97,7 +101,7 @@ def _fields(text: str, *, inline: bool) -> list[tuple[str, str]]:
     """Return (lower-case name, value) of every field, and ("", "") for a blank line."""
     found: list[tuple[str, str]] = []
     pattern = _INLINE_FIELD if inline else _FIELD
-    if not inline and text[:1] in {" ", "\t", "\n", "\ufeff"}:
+    if not inline and text[:1] in {" ", "\t", "\n", "\ufeff", ">", "|"}:
         text = _at_margin(text.lstrip("\ufeff"))
     for line in text.split("\n", LINES_LIMIT)[:LINES_LIMIT]:
         stripped = line.strip()
@@ -119,10 +123,11 @@ def _fields(text: str, *, inline: bool) -> list[tuple[str, str]]:
 
 
 def _at_margin(text: str) -> str:
-    """Return fields that a gateway indented as a whole without that indentation; continuation lines keep theirs."""
+    """Return fields that a gateway indented or quoted as a whole without that; continuation lines keep their own."""
     first = next((line for line in text.split("\n", LINES_LIMIT) if line.strip()), "")
-    indent = first[: len(first) - len(first.lstrip(" \t"))]
-    return re.sub(rf"^{indent}", "", text, flags=re.MULTILINE) if indent else text
+    margin = first[: min(len(first) - len(first.lstrip(" \t>|")), MARGIN_LIMIT)]
+    bare = re.escape(margin.rstrip())
+    return re.sub(rf"^(?:{re.escape(margin)}|{bare}[ \t]*$)", "", text, flags=re.MULTILINE) if margin else text
 
 
 def _is_complete(group: dict[str, str]) -> bool:

@@ -36,6 +36,9 @@ _CONTENT_TYPE = re.compile(r"\s*\"?([A-Za-z0-9!#$&^_.+-]+/[A-Za-z0-9!#$&^_.+-]+)
 _LOST_BOUNDARY = re.compile(
     rb"^[ ]?--([^\s-][^\n]{0,200}?|-{1,60}[^\n]{1,200}?)[ \t]{0,20}\n(?i:content-[a-z-]+)[ \t]*:", re.MULTILINE
 )
+_PADDED_LINE = re.compile(rb"\n[ \t]{1,80}\n")
+_FIELD_LINE = re.compile(rb"[!-9;-~]{1,100}[ \t]*:|[ \t]")
+_CONTENT_ONLY = re.compile(rb"(?i:content-)[^\n]*(?:\n(?:(?i:content-)|[ \t])[^\n]*)*")
 # a line of base64, and a whole body of it that nothing declares (RFC 2045 6.8: lines of at most 76)
 _BASE64_LINE = re.compile(rb"\s*[A-Za-z0-9+/]+={0,2}[ \t]*(?:\n|\Z)")
 _BASE64_BODY = re.compile(rb"\s*(?:[A-Za-z0-9+/]{60,76}\n){1,20000}[A-Za-z0-9+/]{0,76}={0,2}\s*")
@@ -102,7 +105,8 @@ def normalised(data: bytes) -> bytes:
     if data[:2] in {b"\xff\xfe", b"\xfe\xff"} or (data[:200].count(0) > 60 and b"\0\n" in data[:2000] + b"\n"):
         data = _utf16_as_utf8(data)
     if b"\r" in data:
-        data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        # CR CR LF: a text that was given its line ends twice
+        data = data.replace(b"\r\r\n", b"\n").replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     return data
 
 
@@ -138,6 +142,9 @@ def header_at(data: bytes, start: int, delimiters: dict[bytes, int] | None = Non
     stop = min(len(data), start + HEADER_LIMIT)
     blank = data.find(b"\n\n", start, stop)
     block, body = (data[start:blank], blank + 2) if blank >= 0 else (data[start:stop], stop)
+    padded = _padded_end(block)
+    if padded:
+        block, body = block[: padded[0]], start + padded[1]
     if delimiters and (b"\n--" in block or block.startswith(b"--")):
         at = 0
         for line in block.split(b"\n"):
@@ -145,6 +152,23 @@ def header_at(data: bytes, start: int, delimiters: dict[bytes, int] | None = Non
                 return parse_fields(block[:at]), start + at
             at += len(line) + 1
     return parse_fields(block), body
+
+
+def _padded_end(block: bytes) -> tuple[int, int] | None:
+    """Return where a header ends and its body begins, where blanks pad the empty line between them; None for nowhere.
+
+    A line of blanks may also continue a field (RFC 5322 4.2): it ends the header where no field follows, or where
+    only Content- fields came before and another kind of line follows.
+    """
+    for number, found in enumerate(_PADDED_LINE.finditer(block)):
+        if number == GUESS_LIMIT:
+            break
+        if not _FIELD_LINE.match(block, found.end()) or (
+            _CONTENT_ONLY.fullmatch(block, 0, found.start())
+            and block[found.end() : found.end() + 8].lower() != b"content-"
+        ):
+            return found.start(), found.end()
+    return None
 
 
 def media_type(fields: Fields) -> str:

@@ -45,6 +45,9 @@ __all__ = ["Readers", "parse_report"]
 ORIGINAL_RECIPIENTS_LIMIT: Final = 1
 """Recipients that the returned message's To may supply where the report names none: with two nobody knows which failed."""
 
+SOFT: Final = 4
+"""The class of a status that may still be delivered (RFC 3463, 2)."""
+
 NOTHING: Final = DeliveryReport(Kind.NOT_BOUNCE)
 _INLINE_STATUS = re.compile(r"^[ \t>|]{0,8}(?:Final|Original)-Recipient[ \t]*:", re.IGNORECASE | re.MULTILINE)
 # VERP: bounces+user=example.net@our.example and list-bounce-user=example.net@our.example
@@ -133,6 +136,9 @@ def _standard(view: View, text: str, *, inline: bool) -> DeliveryReport | None:
         drafts = _with_words(drafts, view)
     elif len(drafts) == 1 and drafts[0].command is None:
         drafts[0].command = refused_command(view.first_text[:4000], view.readers)
+    for draft in drafts:
+        if draft.action is None and (draft.status is None or draft.status.class_ == SOFT) and view.is_delay():
+            draft.action = Action.DELAYED
     return _report(view, Kind.DSN, drafts, fields, _author(fields))
 
 
