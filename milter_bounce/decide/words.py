@@ -78,7 +78,8 @@ def _masked(word: str, kept: AbstractSet[str]) -> str:
 
     def mask(found: re.Match[str]) -> str:
         address = found[0].strip("<>")
-        bare = address.rstrip(_ENDS)
+        dots = address.find("..", address.rfind("@"))  # Sendmail's "user@example.com...User unknown" without the blank
+        bare = address[: dots if dots > 0 else None].rstrip(_ENDS)
         return found[0] if bare.lower() in kept else MASK + address[len(bare) :]
 
     return _ADDRESS.sub(mask, word)

@@ -19,6 +19,8 @@ CASES = [
     ("postfix-quoting", "host mx.example.com[192.0.2.1] said: 550 5.1.1 no (in reply to RCPT TO command)", None, "no"),
     ("address", "550 <nospam@example.com>... User unknown", 550, "<@>... User unknown"),
     ("bare-address", "550 no user virus@example.com.", 550, "no user <@>."),
+    ("address-run-into-the-words", "550 ann@example.com...Relaying denied", 550, "<@>...Relaying denied"),
+    ("dots-before-the-at", "550 <ann..b@example.com>...no", 550, "<@>...no"),
     ("ipv4", "550 your IP 198.51.100.7 is blocked", 550, "your IP 0.0.0.0 is blocked"),
     ("ipv6", "550 [2001:db8::1:2:3] is blocked", 550, "[0.0.0.0] is blocked"),
     ("answer-of-a-list", "550 listed: 127.255.255.254", 550, "listed: 127.255.255.254"),
