@@ -54,6 +54,7 @@ class Readers:
     failure_phrases: tuple[str, ...]
     delay_subjects: tuple[str, ...]
     delay_phrases: tuple[str, ...]
+    success_phrases: tuple[str, ...]
     markers: tuple[str, ...]
     marker_line: re.Pattern[str]
     commands: tuple[tuple[str, str], ...]
@@ -94,6 +95,7 @@ class Readers:
                 failure_phrases=_lower(general["failure_phrases"]),
                 delay_subjects=_lower(general["delay_subjects"]),
                 delay_phrases=_lower(general["delay_phrases"]),
+                success_phrases=_lower(general["success_phrases"]),
                 markers=_lower(general["original_markers"]),
                 marker_line=_marker(general["original_markers"]),
                 commands=tuple(

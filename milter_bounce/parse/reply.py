@@ -71,7 +71,7 @@ _PAIR = re.compile(
 _CODE = re.compile(r"(?<![0-9.A-Za-z])[45][0-5][0-9](?=[- ,;:.'\")\]\n]|$)")
 # ... and what may stand before it: a line's beginning, a quote, a colon, or a word that introduces a reply
 _BEFORE = re.compile(
-    r"(?:(?:^|\n)[ \t]{0,12}(?:[-*•]{1,2}[ \t]{1,4})?[#<]{0,2}|[:;>\"'(\[“‘「][ \t]{0,3}\n?[ \t]{0,12}"
+    r"(?:(?:^|\n)[ \t]{0,12}(?:[-*•]{1,2}[ \t]{1,4})?[#<]{0,2}|[:;：>\"'(\[“‘「][ \t]{0,3}\n?[ \t]{0,12}|[a-z)] -{1,2} "
     r"|(?:said|returned|error|code|response|reason|reply|replied|status|rejected|refused|got|smtp|was|is|with)[ :=#]{1,3}"
     r"|[ \t]#|-> )$",
     re.IGNORECASE,

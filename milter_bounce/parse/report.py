@@ -259,6 +259,9 @@ def _in_words(view: View) -> DeliveryReport | None:
     if view.is_delay():
         for draft in drafts:
             draft.action = draft.action or Action.DELAYED
+    elif view.is_success():
+        for draft in drafts:
+            draft.action = draft.action or (None if draft.diagnostic_type else Action.DELIVERED)
     return _report(view, Kind.BOUNCE, drafts, StatusFields(), family.name if family else "words")
 
 
@@ -294,13 +297,14 @@ def _is_report(view: View, family: Family | None) -> bool:
     failed_field = view.fields.get("x-failed-recipients") is not None
     system = view.from_daemon or view.null_sender or failed_field
     answer = any(pattern.match(view.subject) for pattern in readers.reply_subjects)
-    if answer and not view.null_sender and _QUOTED_LINE.search(view.words):
+    if answer and not view.null_sender and _is_written(view, family):
         return False
     if not system and (answer or view.is_list_mail()):
         return False
     subject, words = view.has_failure_subject(), view.has_failure_words()
+    quotes = view.null_sender and subject and reply_start(view.words[:6000]) is not None
     if not view.from_daemon and not failed_field and is_auto_reply(view):
-        return bool(family) and subject and words
+        return (bool(family) or quotes) and subject and words
     if not system:
         return bool(family) and subject and words
     if not (family or view.null_sender or failed_field or view.has_daemon_address):
@@ -310,11 +314,19 @@ def _is_report(view: View, family: Family | None) -> bool:
     plainly = both or (view.sender_address or "").startswith(_DAEMON_ADDRESSES)
     return (
         bool(family)
-        or (subject and (words or plainly))
+        or (subject and (words or plainly or quotes))
         or (words and (both or (view.from_daemon and view.returns_message)))
         # a daemon that quotes a refusal reports it, in whatever language
         or (plainly and not view.is_list_mail() and reply_start(view.words[:6000]) is not None)
     )
+
+
+def _is_written(view: View, family: Family | None) -> bool:
+    """Tell whether an answer from a mail system's address is a postmaster's own: it quotes, or it answers and returns nothing."""
+    if _QUOTED_LINE.search(view.words):
+        return True
+    daemon = (view.sender_address or "").startswith(("mailer-daemon@", "mailerdaemon@", "mdaemon@"))
+    return not (daemon or family or view.returns_message)
 
 
 def _drafts_told(view: View, family: Family | None) -> list[Draft]:

@@ -245,6 +245,10 @@ class View:
             p in subject for p in self.readers.delay_subjects
         )
 
+    def is_success(self) -> bool:
+        """Whether it tells that the mail arrived, or was passed on to a system that sends no notices."""
+        return any(p in self.low for p in self.readers.success_phrases)
+
 
 def _is_status_file(part: Part) -> bool:
     """Tell whether a part of a report is its fields under a type that says nothing (gateways: ``details.txt``)."""
