@@ -53,7 +53,10 @@ _INLINE_STATUS = re.compile(r"^[ \t>|]{0,8}(?:Final|Original)-Recipient[ \t]*:",
 # VERP: bounces+user=example.net@our.example and list-bounce-user=example.net@our.example
 _VERP = re.compile(r"(?:[+-]|\b)([A-Za-z0-9._%+-]{1,64})=([A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63}){1,8})@")
 _VERP_PREFIX = re.compile(r"^.*?(?:bounces?|return|errors?|verp|b|ret)[+-]+(?=.)", re.IGNORECASE)
-_DAEMON_ADDRESSES: Final = ("mailer-daemon@", "mailerdaemon@", "postmaster@", "mdaemon@")
+_NEVER_PERSONS: Final = ("mailer-daemon@", "mailerdaemon@", "mdaemon@")
+_DAEMON_ADDRESSES: Final = (*_NEVER_PERSONS, "postmaster@")
+_LABEL_LINE: Final = r"[ \t*]{0,4}[^\s:：<>*]{1,20}[ \t*\u00a0]{0,3}[:：][^\n]{1,200}\n"
+_COPIED_HEADER = re.compile(rf"^(?:{_LABEL_LINE}){{2,8}}", re.MULTILINE)
 _QUOTED_LINE = re.compile(r"^> ?[^>\n]", re.MULTILINE)
 _WRAPPERS: Final = frozenset({"multipart/digest", "multipart/encrypted"})
 
@@ -90,12 +93,29 @@ def _read(view: View) -> DeliveryReport | None:
 
 def _is_declared(view: View) -> bool:
     """Tell whether delivery-status parts are a message's own word, not what a person attached to a letter."""
-    return (
-        view.type_of_wrapper() == "multipart/report"
-        or any(part.parent == "multipart/report" for part in view.status_parts)
-        or view.from_daemon
-        or view.null_sender
-        or not (view.status_parts[0].fields.get("content-disposition") or "").lower().startswith("attachment")
+    declared = view.type_of_wrapper() == "multipart/report" or any(
+        part.parent == "multipart/report" for part in view.status_parts
+    )
+    if declared or view.from_daemon or view.null_sender or view.fields.get("x-failed-recipients"):
+        return True
+    attached = (view.status_parts[0].fields.get("content-disposition") or "").lower().startswith("attachment")
+    return view.has_failure_subject() and not attached and not _is_answer(view)
+
+
+def _is_answer(view: View) -> bool:
+    """Tell whether the subject is that of an answered or forwarded message."""
+    return any(pattern.match(view.subject) for pattern in view.readers.reply_subjects)
+
+
+def _is_shown(view: View) -> bool:
+    """Tell whether a person's words show somebody else's report: quoted, or under the header that mail programs copy.
+
+    Such a header is two lines ``label: value`` of which one names a mail system, in whatever language.
+    """
+    words = view.words[:6000]
+    daemons = view.readers.daemons
+    return bool(_QUOTED_LINE.search(words)) or any(
+        any(daemon in found[0].lower() for daemon in daemons) for found in _COPIED_HEADER.finditer(words)
     )
 
 
@@ -256,6 +276,8 @@ def _in_words(view: View) -> DeliveryReport | None:
         if not (view.from_daemon and view.null_sender and (family or view.has_failure_subject())):
             return None
         drafts = [_of_rest(None, view)]
+    if family is None and _to_holder(drafts, view):
+        return None
     if view.is_delay():
         for draft in drafts:
             draft.action = draft.action or Action.DELAYED
@@ -263,6 +285,15 @@ def _in_words(view: View) -> DeliveryReport | None:
         for draft in drafts:
             draft.action = draft.action or (None if draft.diagnostic_type else Action.DELIVERED)
     return _report(view, Kind.BOUNCE, drafts, StatusFields(), family.name if family else "words")
+
+
+def _to_holder(drafts: list[Draft], view: View) -> bool:
+    """Tell whether a notice speaks of the mailbox it is sent to (quota warnings), not of a message sent from it."""
+    return (
+        not view.returns_message
+        and all((draft.recipient or "").lower() in {"", *view.addressees} for draft in drafts)
+        and any(phrase in view.low for phrase in view.readers.own_mailbox)
+    )
 
 
 def family_of(view: View) -> Family | None:
@@ -296,13 +327,13 @@ def _is_report(view: View, family: Family | None) -> bool:
         return False
     failed_field = view.fields.get("x-failed-recipients") is not None
     system = view.from_daemon or view.null_sender or failed_field
-    answer = any(pattern.match(view.subject) for pattern in readers.reply_subjects)
+    answer = _is_answer(view)
     if answer and not view.null_sender and _is_written(view, family):
         return False
-    if not system and (answer or view.is_list_mail()):
+    if not system and (answer or view.is_list_mail() or _is_shown(view)):
         return False
     subject, words = view.has_failure_subject(), view.has_failure_words()
-    quotes = view.null_sender and subject and reply_start(view.words[:6000]) is not None
+    quotes = view.null_sender and subject and not answer and reply_start(view.words[:6000]) is not None
     if not view.from_daemon and not failed_field and is_auto_reply(view):
         return (bool(family) or quotes) and subject and words
     if not system:
@@ -312,8 +343,11 @@ def _is_report(view: View, family: Family | None) -> bool:
         return subject and words and (view.returns_message or reply_start(view.words[:6000]) is not None)
     both = view.null_sender and view.from_daemon
     plainly = both or (view.sender_address or "").startswith(_DAEMON_ADDRESSES)
+    daemon = (view.sender_address or "").startswith(_NEVER_PERSONS)
     return (
         bool(family)
+        # whatever its language: nobody else writes so
+        or (daemon and view.null_sender and not view.is_list_mail())
         or (subject and (words or plainly or quotes))
         or (words and (both or (view.from_daemon and view.returns_message)))
         # a daemon that quotes a refusal reports it, in whatever language
@@ -325,7 +359,7 @@ def _is_written(view: View, family: Family | None) -> bool:
     """Tell whether an answer from a mail system's address is a postmaster's own: it quotes, or it answers and returns nothing."""
     if _QUOTED_LINE.search(view.words):
         return True
-    daemon = (view.sender_address or "").startswith(("mailer-daemon@", "mailerdaemon@", "mdaemon@"))
+    daemon = (view.sender_address or "").startswith(_NEVER_PERSONS)
     return not (daemon or family or view.returns_message)
 
 
