@@ -77,6 +77,9 @@ class Readers:
     complained_recipient: tuple[str, ...]
     list_headers: tuple[str, ...]
     notices: tuple[str, ...]
+    own_mailbox: tuple[str, ...]
+    """Words of a notice to a mailbox's own holder."""
+
     reply_subjects: tuple[re.Pattern[str], ...]
 
     @classmethod
@@ -116,6 +119,7 @@ class Readers:
                 complained_recipient=_lower(feedback["original_recipient_headers"]),
                 list_headers=_lower(not_bounce["headers"]),
                 notices=_lower(not_bounce["notices"]),
+                own_mailbox=_lower(not_bounce["own_mailbox"]),
                 reply_subjects=tuple(re.compile(p, re.IGNORECASE) for p in not_bounce["subjects_re"]),
             )
         except (tomllib.TOMLDecodeError, KeyError, TypeError, AttributeError, re.error) as error:
