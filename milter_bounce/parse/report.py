@@ -99,7 +99,7 @@ def _is_declared(view: View) -> bool:
     if declared or view.from_daemon or view.null_sender or view.fields.get("x-failed-recipients"):
         return True
     attached = (view.status_parts[0].fields.get("content-disposition") or "").lower().startswith("attachment")
-    return view.has_failure_subject() and not attached and not _is_answer(view)
+    return (view.has_failure_subject() or view.has_failure_words()) and not attached and not _is_answer(view)
 
 
 def _is_answer(view: View) -> bool:

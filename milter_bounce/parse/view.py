@@ -127,7 +127,7 @@ class View:
     def from_daemon(self) -> bool:
         """Whether the From field names a mail system, not a person."""
         sender = self.sender
-        return not sender.strip() or sender.strip() == "<>" or any(word in sender for word in self.readers.daemons)
+        return not sender.strip() or "<>" in sender or any(word in sender for word in self.readers.daemons)
 
     @lazy
     def has_daemon_address(self) -> bool:
