@@ -10,10 +10,12 @@ beyond that the oldest are forgotten, and "sender" becomes "not stated".
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, tzinfo
 from typing import TYPE_CHECKING, Final, Protocol
 
-from .logline import Ignored, LogEvent, LogLine, Stamps, split_line
+from .log_wrapped import Wrappings
+from .logline import Delivery, Ignored, LogEvent, LogLine, Stamps, split_line
 from .postfix_log import AGENTS, SILENT, PostfixReader
 from .sendmail_log import SendmailReader
 
@@ -23,6 +25,11 @@ if TYPE_CHECKING:
 OWN_TAG: Final = "milter-bounce"
 _OWN: Final = [Ignored("own")]
 _OTHER: Final = [Ignored()]
+# Postfix's lines that only its queue manager and cleanup write, told apart from Sendmail's of the same beginning
+_QUEUE: Final = re.compile(
+    r"[0-9A-Za-z]{5,20}: (?:removed$|from=<.{0,1000}>, (?:size=[0-9]+, nrcpt=|status=[a-z-]*expired))"
+)
+_MESSAGE_ID: Final = re.compile(r"[0-9A-Za-z]{5,20}: (?:resent-)?message-id=")
 
 
 class LineReader(Protocol):
@@ -43,6 +50,25 @@ class _Nothing:
         return self._answer
 
 
+class _Untagged:
+    """Reader of lines that name no program (``journalctl -o cat``, Sendmail's -D): their form tells who wrote them."""
+
+    def __init__(self, postfix: LineReader, sendmail: LineReader) -> None:
+        self._postfix, self._sendmail = postfix, sendmail
+
+    def read(self, line: LogLine) -> list[LogEvent]:
+        text = line.text
+        if ": to=<" in text[:30]:
+            # no line of Sendmail's has the form of a delivery by Postfix: its delay= stands before its relay=
+            events = self._postfix.read(line._replace(tag="postfix/smtp"))
+            return events if type(events[0]) is Delivery else self._sendmail.read(line)
+        if _QUEUE.match(text):
+            return self._postfix.read(line._replace(tag="postfix/qmgr"))
+        if _MESSAGE_ID.match(text):
+            return self._postfix.read(line._replace(tag="postfix/cleanup"))
+        return self._sendmail.read(line)
+
+
 class LogReader:
     """Reader of a whole log, line by line.
 
@@ -56,14 +82,17 @@ class LogReader:
         self._postfix = PostfixReader()
         self._sendmail = SendmailReader()
         self._own, self._other = _Nothing(_OWN), _Nothing(_OTHER)
-        self._by_tag: dict[str, LineReader] = {}
+        self._by_tag: dict[str, LineReader] = {"": _Untagged(self._postfix, self._sendmail)}
+        self._wrapped = Wrappings(self.stamps)
 
     def feed(self, line: str) -> list[LogEvent]:
         """Return what one line tells, its newline already off.
 
         Raises: nothing, on any text.
         """
-        parts = split_line(line, self.stamps)
+        if line[-1:] == "\r":  # a log that went through Windows; neither MTA writes a bare CR itself
+            line = line[:-1]
+        parts = split_line(line, self.stamps) or self._wrapped.read(line)
         if parts is None:
             return list(_OTHER)
         reader = self._by_tag.get(parts.tag)
@@ -79,7 +108,8 @@ class LogReader:
 
     def time_of(self, line: str) -> datetime | None:
         """Return when a line was written; None where it does not tell."""
-        parts = split_line(line, self.stamps)
+        # not by the reader's own wrappings: a question must not end the entry that a log is in
+        parts = split_line(line, self.stamps) or Wrappings(self.stamps).read(line)
         return parts.at if parts else None
 
     def feed_all(self, lines: Iterable[str]) -> Iterator[LogEvent]:

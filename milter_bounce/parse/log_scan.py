@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from .log_wrapped import BYTES_MARK, EXPORT_MARK
 from .logline import Delivery, Ignored
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from .logline import LogEvent
 
 MARK: Final = " stat"
+_ENTRY_SIZE: Final = 65_536
+"""Characters in which an entry of the journal's export form begins, if the log is of that form."""
 SENDMAIL_MARK: Final = " stat="
 
 # One success in Postfix's plainest form; anything out of the ordinary (quotes and brackets in an address, an odd time
@@ -63,6 +66,14 @@ class Failed(NamedTuple):
     line: str
 
 
+def leaning(text: str) -> bool:
+    """Return whether lines of `text` lean on lines before them.
+
+    Sendmail's do (our gate's word, the sender), and the journal's export form has several for an entry.
+    """
+    return SENDMAIL_MARK in text or text.find(EXPORT_MARK, 0, _ENTRY_SIZE) >= 0
+
+
 def scan(text: str, reader: LogReader, sent: list[tuple[str, ...]]) -> Iterator[Failed | Delivery]:
     """Return the deliveries in `text`, which holds whole lines; Postfix's plain successes go to `sent` instead.
 
@@ -73,8 +84,8 @@ def scan(text: str, reader: LogReader, sent: list[tuple[str, ...]]) -> Iterator[
 
     Raises: nothing, on any text. Limits: as `LogReader`.
     """
-    if SENDMAIL_MARK in text:
-        # Sendmail's lines lean on others (our gate's word, the sender), so there none may be passed over
+    if leaning(text) or (text[:1] == "{" and BYTES_MARK in text):
+        # none may be passed over
         yield from (event for event in reader.feed_all(text.split("\n")) if type(event) is Delivery)
         return
     find, rfind, match, failed, note = text.find, text.rfind, _SENT.match, _FAILED.match, sent.append

@@ -7,7 +7,7 @@ Postfix's own places count, whatever stands in the text behind them.
 
 Section: Postfix's own sources. One line per recipient and attempt (log_adhoc.c)::
 
-    QUEUEID: to=<RCPT>, [orig_to=<RCPT>, ]relay=HOST[ADDR]:PORT, [conn_use=N, ]delay=S, delays=A/B/C/D, dsn=D.S.N,
+    QUEUEID: to=<RCPT>, [orig_to=<RCPT>, ]relay=HOST[ADDR]:PORT, [conn_use=N, ...]delay=S, delays=A/B/C/D, dsn=D.S.N,
     status=WORD (TEXT)
 
 Releases before 2.3 have no ``delays`` and ``dsn``. TEXT is ours but for what
@@ -49,7 +49,7 @@ _QUEUE_ID: Final = r"([0-9A-Za-z]{5,20})"
 # do not, so that "<" and ">" may stand in it
 _ADDRESS: Final = r'("(?:[^"\\]|\\.)*"@[^>]*|[^>]*(?:>(?!, (?:orig_to|relay)=)[^>]*)*)'
 _DELIVERY: Final = re.compile(
-    rf"{_QUEUE_ID}: to=<{_ADDRESS}>, (?:orig_to=<{_ADDRESS}>, )?relay=([^ ]+), (?:conn_use=[0-9]+, )?"
+    rf"{_QUEUE_ID}: to=<{_ADDRESS}>, (?:orig_to=<{_ADDRESS}>, )?relay=([^ ]+), (?:(?!delay=)[a-z_]{{2,20}}=[^ ,]{{1,200}}, ){{0,4}}"
     r"delay=([0-9]{1,9}(?:\.[0-9]{1,9})?), (?:delays=[0-9./e+-]+, )?(?:dsn=([245]\.[0-9]{1,3}\.[0-9]{1,3}), )?"
     r"status=([A-Za-z-]{1,20})(?: \((.*))?$",
     re.DOTALL,

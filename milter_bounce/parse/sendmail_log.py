@@ -84,6 +84,7 @@ _OWN_REPLIES: Final = (
     "451 4.4.1 reply: read error",
     "451 4.4.0 smtpinit",
     "451 4.4.1 timeout ",
+    "403 4.7.0 TLS handshake ",
 )
 """What Sendmail itself puts into its reply buffer when the connection breaks (usersmtp.c): no remote word."""
 

@@ -5,8 +5,8 @@ one `Tally` of all; or, for ``--json``, every delivery in its order.
 
 How it stays exact: a plain file is cut at line ends, every line belongs to one
 piece, and tallies are added in the order of the pieces. In Sendmail's logs a
-line may lean on one before it (our gate's word): a piece begins reading
-`CONTEXT_BYTES` early there.
+line may lean on one before it (our gate's word), and in the journal's export
+form an entry is several lines: a piece begins reading `CONTEXT_BYTES` early there.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from milter_bounce import limits
 from milter_bounce.parse.log import LogReader
-from milter_bounce.parse.log_scan import SENDMAIL_MARK
+from milter_bounce.parse.log_scan import leaning
 from milter_bounce.parse.logline import Delivery
 
 from .logfiles import SUFFIXES, open_regular, pieces
@@ -78,7 +78,7 @@ def _part(job: Job, path: Path) -> tuple[str, str]:
         if job.start:
             data = data[data.find(b"\n") + 1 :] if b"\n" in data else b""
         text = data.decode("utf-8", "replace")
-        if not job.start or SENDMAIL_MARK not in text:
+        if not job.start or not leaning(text):
             return text, ""
         file.seek(max(0, job.start - CONTEXT_BYTES))
         before = _read(file.fileno(), min(job.start, CONTEXT_BYTES))

@@ -409,3 +409,16 @@ def test_removed_queue_id_is_forgotten():
     sender = f"{STAMP} postfix/qmgr[1]: 4cXyz: from=<a@example.com>, size=1, nrcpt=1 (queue active)"
     first, _, second = read(sender, to, f"{STAMP} postfix/qmgr[1]: 4cXyz: removed", to)
     assert (first.status.sender, second.status.sender) == ("a@example.com", None)
+
+
+@pytest.mark.parametrize("fields", ["conn_use=3, ", "tls=verify, ", "conn_use=3, tls=dane:encrypt, x_y=z, "])
+def test_fields_of_later_releases_are_passed_over(fields):
+    """What a release or a patch puts between relay= and delay= does not cost the delivery."""
+    line = (
+        f"{STAMP} postfix/smtp[7]: 4cXyz: to=<bob@example.net>, relay=mx.example.net[192.0.2.9]:25, {fields}delay=2, "
+    )
+    (found,) = read(line + f"delays=1/0/0.5/0.5, dsn=5.1.1, status=bounced ({SAID}550 5.1.1 no)")
+    assert isinstance(found, Delivery)
+    assert (found.status.recipient, found.status.remote_ip, found.status.reply_code) == (
+        "bob@example.net", "192.0.2.9", 550,
+    )  # fmt: skip

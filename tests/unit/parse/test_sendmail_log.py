@@ -103,6 +103,10 @@ def test_reply_decides_then_dsn_never_stat(rest, action, status, code, diagnosti
             "delayed", "4.4.1", "Connection refused by mx.example.net.", "x-unix", id="refused",
         ),
         pytest.param(
+            f"{TAIL}, dsn=4.0.0, stat=Deferred: 403 4.7.0 TLS handshake failed.",
+            "delayed", "4.0.0", "403 4.7.0 TLS handshake failed.", "x-unix", id="own-tls-engine",
+        ),
+        pytest.param(
             f"{TAIL}, dsn=4.4.2, stat=Deferred: Connection timed out with mx.example.net.",
             "delayed", "4.4.2", "Connection timed out with mx.example.net.", "x-unix", id="timeout",
         ),
