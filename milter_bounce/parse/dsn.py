@@ -48,6 +48,8 @@ _INLINE_FIELD = re.compile(rf"[ \t>|]{{0,8}}({_NAMES})[ \t]*:(.*)", re.IGNORECAS
 _STATUS = re.compile(r"\s*\"?(?:([245][0-9]{2})[ -])?([245])\.([0-9]{1,3})\.([0-9]{1,3})\b\s*(.*)", re.DOTALL)
 # an atom (RFC 5322 3.2.3): Barracuda calls itself X-Spam-&-Virus-Firewall
 _DIAGNOSTIC_TYPE = re.compile(r"\s*([A-Za-z][A-Za-z0-9._+&!#$%'*/-]{0,40})\s*;\s*(.*)", re.DOTALL)
+# Exchange 2000 and 2003: "<mail.example.com #5.1.1 smtp;550 5.1.1 User unknown>"
+_SUPPLEMENTARY = re.compile(r"#[0-9.]{5,11}\s{1,4}([A-Za-z-]{1,20};[^>]{1,2000})")
 _HOST_TYPE = re.compile(r"\s*(?:[A-Za-z][A-Za-z0-9-]{0,20}\s*;\s*)?(.*)", re.DOTALL)
 _RECIPIENT: Final = frozenset({"final-recipient", "original-recipient", "x-actual-recipient"})
 _PER_MESSAGE: Final = frozenset({"reporting-mta", "received-from-mta", "arrival-date", "original-envelope-id"})
@@ -184,6 +186,9 @@ def _complete(draft: Draft, group: dict[str, str]) -> None:
         draft.remark = " ".join(filter(None, (found[1], found[5].strip().strip("()"))))
     if not draft.diagnostic and "diagnostic-code" in group:
         draft.diagnostic_type, draft.diagnostic = diagnostic_of(group["diagnostic-code"])
+    supplied = _SUPPLEMENTARY.search(group.get("x-supplementary-info", "")) if not draft.diagnostic else None
+    if supplied:
+        draft.diagnostic_type, draft.diagnostic = diagnostic_of(supplied[1])
     draft.remote_mta = draft.remote_mta or host_of(group.get("remote-mta"))
     draft.last_attempt = draft.last_attempt or date_of(group.get("last-attempt-date"))
     draft.will_retry_until = draft.will_retry_until or date_of(group.get("will-retry-until"))

@@ -123,7 +123,12 @@ def _refusal(view: View) -> DeliveryReport | None:
     """Return the refusal that a disposition notification is; None for a read receipt."""
     fields = refusal_in(view)
     report = _standard(view, fields, inline=False) if fields else None
-    return replace(report, kind=Kind.BOUNCE, reader="mdn") if report else None
+    if report is None:
+        return None
+    # Sieve's words name nobody: all of them are the reason
+    reason = reason_in("\n" + view.words, view.readers) or None
+    statuses = tuple(replace(status, diagnostic=status.diagnostic or reason) for status in report.statuses)
+    return replace(report, kind=Kind.BOUNCE, reader="mdn", statuses=statuses)
 
 
 def _forwarded(view: View) -> DeliveryReport | None:
