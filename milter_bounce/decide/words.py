@@ -34,7 +34,9 @@ _SAID: Final = re.compile(
     r"(?:[45][0-9]{2} |[45]\.[0-9.]{3,7} - )?[Uu]nknown address error (?=[45][0-9]{2}[- ])"
 )
 _IN_REPLY: Final = " (in reply to "
-_ADDRESS: Final = re.compile(r"<?[^\s<>()\[\]\"',;:@]{1,64}@[^\s<>()\[\]\"',;:@]{1,255}>?")
+# languages without blanks between words write on behind an address: their letters and full-width marks end it
+_PART: Final = r"[^\s<>()\[\]\"',;:@\u0e00-\u0e7f\u3000-\u9fff\uac00-\ud7af\uff00-\uffef]"
+_ADDRESS: Final = re.compile(rf"<?{_PART}{{1,64}}@{_PART}{{1,255}}>?")
 _ENDS: Final = ".!?"
 # what differs from reply to reply and means nothing to a rule; tags such as AS16012611 or OFR006_102 are shorter
 _NOISY: Final = re.compile(r"[0-9@]")

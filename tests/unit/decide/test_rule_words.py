@@ -46,6 +46,18 @@ def test_words_keep_an_address_that_a_rule_names():
     assert words_of("554 ask tosa@rx.example.net", 554, {"tosa@rx.example.net"}) == "ask tosa@rx.example.net"
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        pytest.param("收件人user@example.org的邮箱空间已满", "收件人<@>的邮箱空间已满", id="chinese"),
+        pytest.param("（user@example.org）は存在しません", "（<@>）は存在しません", id="full-width-brackets"),
+    ],
+)
+def test_words_behind_an_address_stay_where_no_blank_parts_them(text, expected):
+    """Chinese and Japanese write on behind an address without a blank: only the address is masked."""
+    assert words_of(text) == expected
+
+
 def test_words_are_cut():
     """A reply has a few lines; what is longer is not looked at."""
     assert len(words_of("x " * 100_000)) <= WORDS_LIMIT
