@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 DIAGNOSTIC_LIMIT: Final = limits.DIAGNOSTIC
 RECIPIENT_LIMIT: Final = limits.ADDRESS
 
+SUCCESS: Final = 2
+"""The class of a status that tells of success (RFC 3463, 2)."""
+
 _DELIVERED: Final = frozenset({Action.DELIVERED, Action.RELAYED, Action.EXPANDED})
 _IP_IN_BRACKETS = re.compile(r"[(\[]\s*((?:[0-9]{1,3}\.){3}[0-9]{1,3}|[0-9A-Fa-f:]*:[0-9A-Fa-f:.]{2,45})\s*[)\]]")
 
@@ -101,6 +104,10 @@ def _codes(draft: Draft, diagnostic: str, action: Action) -> tuple[int | None, E
         told = _codes_aside(draft, told)
     reply = draft.reply or told.reply
     stated = draft.status
+    if stated is not None and stated.class_ == SUCCESS:
+        # "Action: failed, Status: 2.0.0": one of them is wrong, and nobody reports a success as a failure
+        draft.defects.append("status-contradicts-action")
+        stated = None
     status = told.status
     if status is None or (stated is not None and _vague(status) and not _vague(stated)):
         status = stated or status

@@ -197,3 +197,24 @@ def test_type_of_a_diagnostic_is_any_atom():
         )
     )
     assert (status.diagnostic_type, status.reply_code) == ("x-spam-&-virus-firewall", 554)
+
+
+@pytest.mark.parametrize(
+    ("action", "status"), [pytest.param("failed", "5.0.0", id="failed"), pytest.param("delayed", "4.0.0", id="delayed")]
+)
+def test_success_code_of_a_failure_is_no_status(action, status):
+    """Action and Status contradict each other: the class that the action implies stands, and the defect is noted."""
+    found = only(dsn(f"Final-Recipient: rfc822; a@example.net\nAction: {action}\nStatus: 2.0.0"))
+    assert (str(found.action), str(found.status)) == (action, status)
+    assert "status-contradicts-action" in found.defects
+
+
+def test_supplementary_info_stands_in_for_a_diagnostic():
+    """Exchange 2000 and 2003 wrote the remote MTA's reply into a field of their own."""
+    found = only(
+        dsn(
+            "Final-Recipient: rfc822; a@example.net\nAction: failed\nStatus: 5.0.0\n"
+            "X-Supplementary-Info: <mx.example.net #5.1.1 smtp;550 5.1.1 User unknown>"
+        )
+    )
+    assert (found.reply_code, str(found.status), found.diagnostic_type) == (550, "5.1.1", "smtp")
