@@ -49,7 +49,9 @@ _SENTENCES: Final = (
 )
 # "your message to info@example.net": the mail's own address, even where such mailboxes are mostly named for help
 _MESSAGE_TO = re.compile(
-    rf"\b(?:message|e-?mail|nachricht|mensaje|mensagem|messaggio|bericht)[ \t\n]+(?:you[ \t\n]+sent[ \t\n]+)?(?:to|an|à|a|para|aan)[ \t\n:]+[<\"'(]{{0,2}}({ADDRESS})",
+    r"\b(?:(?:your|ihre?|votre|su|tu|sua|seu|suo|uw|(?:deliver|recapitare|consegnare|entregar|remettre)[ \t\n]+(?:the|il|el|le|a|o))"
+    r"[ \t\n]+(?:e-?)?(?:mail|message|nachricht|mensaje|correo|mensagem|messaggio|bericht|courriel)(?:[ \t\n]+sent)?|you[ \t\n]+sent)"
+    rf"[ \t\n]+(?:to|an|à|a|para|aan)[ \t\n:]+[<\"'(]{{0,2}}({ADDRESS})",
     re.IGNORECASE,
 )
 _SENDERS_WORDS = re.compile(
