@@ -14,7 +14,7 @@ import re
 from datetime import UTC, datetime, tzinfo
 from typing import TYPE_CHECKING, Final, Protocol
 
-from .log_wrapped import Wrappings
+from .log_wrapped import Wrappings, without_host
 from .logline import Delivery, Ignored, LogEvent, LogLine, Stamps, split_line
 from .postfix_log import AGENTS, SILENT, PostfixReader
 from .sendmail_log import SendmailReader
@@ -90,14 +90,13 @@ class LogReader:
 
         Raises: nothing, on any text.
         """
-        if line[-1:] == "\r":  # a log that went through Windows; neither MTA writes a bare CR itself
-            line = line[:-1]
         parts = split_line(line, self.stamps) or self._wrapped.read(line)
         if parts is None:
             return list(_OTHER)
         reader = self._by_tag.get(parts.tag)
         if reader is None:
-            reader = self._choose(parts.tag)
+            parts = without_host(parts)
+            reader = self._by_tag.get(parts.tag) or self._choose(parts.tag)
             if len(self._by_tag) < 1000:  # a log has a few dozen tags; a hostile one must not fill the memory
                 self._by_tag[parts.tag] = reader
         return reader.read(parts)
@@ -121,6 +120,8 @@ class LogReader:
 
     def _choose(self, tag: str) -> LineReader:
         """Return the reader for a program's lines: Postfix names its programs ``syslog_name/program``."""
+        if tag.startswith("postfix") and tag.endswith(".service"):  # journalctl -o with-unit
+            return self._by_tag[""]
         instance, _, program = tag.rpartition("/")
         if OWN_TAG in (instance, tag):
             return self._own

@@ -30,7 +30,7 @@ SENDMAIL_MARK: Final = " stat="
 # One success in Postfix's plainest form; anything out of the ordinary (quotes and brackets in an address, an odd time
 # stamp) is left to LogReader, which knows all forms.
 _HEAD: Final = (
-    r"([A-Z][a-z]{2} [ 0-3][0-9] [0-9:]{8}|[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]{8,15}(?:Z|[+-][0-9:]{5})) [^ \n]{1,255} "
+    r"([A-Z][a-z]{2} [ 0-3][0-9] [0-9:]{8}|[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]{8,15}(?:Z|[+-][0-9:]{5})) [^ \n]{1,255}(?<!:) "
     r"[^ \[\]:\n]{1,100}/(?:smtp|lmtp|local|virtual|pipe|error|discard)\[[0-9]{1,10}\]: ([0-9A-Za-z]{5,20}): "
     r'to=<([^>"\n]+)>, (?:orig_to=<[^>"\n]*>, )?'
 )
@@ -66,6 +66,12 @@ class Failed(NamedTuple):
     line: str
 
 
+def unix(text: str) -> str:
+    """Return `text` with the line ends that a log has before it goes through Windows."""
+    # one character is found many times faster than two
+    return text.replace("\r\n", "\n") if "\r" in text else text
+
+
 def leaning(text: str) -> bool:
     """Return whether lines of `text` lean on lines before them.
 
@@ -84,6 +90,7 @@ def scan(text: str, reader: LogReader, sent: list[tuple[str, ...]]) -> Iterator[
 
     Raises: nothing, on any text. Limits: as `LogReader`.
     """
+    text = unix(text)
     if leaning(text) or (text[:1] == "{" and BYTES_MARK in text):
         # none may be passed over
         yield from (event for event in reader.feed_all(text.split("\n")) if type(event) is Delivery)

@@ -7,7 +7,7 @@ Forms: Docker's json-file and ``docker logs -t``, docker compose's and
 kubectl's prefixes, CRI (``stdout F``), ``journalctl -o json``, ``export``,
 ``short-full``, ``short-unix``, ``short-monotonic`` and ``cat``, one JSON object
 a line of rsyslog, syslog-ng, Fluent Bit and Filebeat, the priority of busybox's, OpenWrt's
-and FreeBSD's syslogd. The stamp of a container's runtime counts more than the
+and FreeBSD's syslogd, grep's file names. The stamp of a container's runtime counts more than the
 stamp inside: it has a year and a zone.
 
 Limits: JSON of more than `JSON_LIMIT` characters is passed over; of an entry of
@@ -38,10 +38,14 @@ BYTES_MARK: Final = '"MESSAGE":['
 """How journalctl writes a text that is not all UTF-8: bytes as numbers, in which no word can be found."""
 
 _RFC3339: Final = r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]{8,18}(?:Z|[+-][0-9]{2}:[0-9]{2})"
-# "mail-1  | " (compose), "[pod/mail-0/postfix] " (kubectl --prefix), "STAMP " (docker logs -t), "STAMP stdout F " (CRI)
+# "mail-1  | " (compose, swarm; in colours on a terminal), "[pod/mail-0/postfix] " (kubectl --prefix), "STAMP " (docker
+# logs -t), "STAMP stdout F " (CRI), "STAMP\tmail.info\t{" (fluentd), "data: {" and a record separator (journalctl), a
+# length (RFC 6587, 3.4.1), "mail.log:12:" (grep)
 _PREFIX: Final = re.compile(
-    r"(?:\[pod/[^\] ]{1,300}\] |[A-Za-z0-9][A-Za-z0-9_.-]{0,200} {0,60}\| )?"
-    rf"(?:({_RFC3339}) (?:std(?:out|err) [FP] )?)?"
+    r"(?:\[pod/[^\] ]{1,300}\] |(?:\x1b\[[0-9;]{1,10}m)?[A-Za-z0-9][A-Za-z0-9_.@-]{0,200} {0,60}\|(?:\x1b\[[0-9;]{0,10}m)? "
+    r"|data: (?=\{)|\x1e(?=\{)|[0-9]{1,5} (?=<[0-9])"
+    r"|(?:[^ :]{1,255}:)?(?:[0-9]{1,9}:)?(?=[A-Z][a-z]{2} [ 0-3][0-9] |[0-9]{4}-[0-9]{2}-|<[0-9]{1,3}>))?"
+    rf"(?:({_RFC3339})(?: std(?:out|err) [FP] |\t[a-z.]{{1,40}}\t(?=\{{)| ))?"
 )
 # a time stamp that split_line does not know, or a priority in front of the host or of the tag
 _ODD: Final = re.compile(
@@ -52,6 +56,12 @@ _ODD: Final = re.compile(
     r" (?:<[a-z0-9.]{1,20}> )?(?:([^ ]{1,255}) )??(?:[a-z0-9]{2,8}\.[a-z]{3,7} )?"
     r"([^ \[\]:<>]{1,128})(?:\[([0-9]{1,10})\])?: "
 )
+# RFC 5424, 6.3: several elements, and brackets that a backslash goes before
+_ELEMENTS: Final = re.compile(
+    r"<[0-9]{1,3}>1 ([^ ]{1,40}) ([^ ]{1,255}) ([^ ]{1,128}) ([^ ]{1,128}) [^ ]{1,32} "
+    r"(?:\[(?:[^\]\\]|\\.){0,4096}+\]){1,16}+ \ufeff?"
+)
+_HOSTLESS: Final = re.compile(r"([^ \[\]:]{1,128})(?:\[([0-9]{1,10})\])?:")
 _TAG: Final = re.compile(r"([A-Za-z0-9][^ \[\]:<>=]{0,127})\[([0-9]{1,10})\]: ")
 _BARE: Final = re.compile(r"[0-9A-Za-z]{5,30}: (?:to=|from=|message-id=|removed$)")
 _MONTHS: Final = "JanFebMarAprMayJunJulAugSepOctNovDec"
@@ -99,10 +109,16 @@ class Wrappings:
             else:
                 self._entry[found[1]] = found[2][:LINE_LIMIT]
             return None
+        rest, outer = _unwrapped(line)
+        return self._dated(self._of_json(rest), outer) if rest[:1] == "{" else self._inside(line)
+
+    def _inside(self, line: str) -> LogLine | None:
+        """Return the line behind prefixes; a time stamp among them may be the line's own."""
         found = _PREFIX.match(line)
-        rest, outer = (line[found.end() :], found[1]) if found else (line, None)
-        inner = self._of_json(rest) if rest[:1] == "{" else self._plain(rest)
-        return self._dated(inner, outer)
+        if found is None:
+            return self._plain(line)
+        inner = self._plain(line[found.end() :])
+        return self._plain(line[found.start(1) :]) if inner is None and found[1] else self._dated(inner, found[1])
 
     def _dated(self, inner: LogLine | None, outer: object) -> LogLine | None:
         """Return `inner` with the time that its wrapping states, if it states one with a zone."""
@@ -115,6 +131,9 @@ class Wrappings:
         """Return the parts of a line without wrapping, of forms that only other programs than syslogd write."""
         if parts := split_line(line, self._stamps):
             return parts
+        if found := _ELEMENTS.match(line):
+            stamp, host, tag, pid = found.groups()
+            return LogLine(self._stamps.read(stamp), host, tag, pid, line[found.end() : LINE_LIMIT])
         if found := _ODD.match(line):
             epoch, full, zone, ctime, year, usual, host, tag, pid = found.groups()
             if epoch:
@@ -150,7 +169,7 @@ class Wrappings:
         tag = _first(fields, _TAGS)
         # where a program is named, its text is no line of another one, whatever it looks like; a container only hands on
         output = tag is None or "log" in fields or "CONTAINER_NAME" in fields
-        inner = self._plain(text) if output else None
+        inner = self._inside(text) if output else None
         if tag is not None and (inner is None or not inner.tag):
             tag, _, pid = tag.rstrip(": ").rstrip("]").partition("[")
             host, process = _first(fields, _HOSTS), pid or _first(fields, _PIDS)
@@ -178,6 +197,19 @@ class Wrappings:
             self._field = ""
         # a byte that is no UTF-8 became one character of three
         self._missing -= len(line.encode("utf-8", "replace")) - 2 * line.count("\ufffd") + 1
+
+
+def without_host(line: LogLine) -> LogLine:
+    """Return a line whose envelope names no host as it was meant: its tag was taken for the host."""
+    found = _HOSTLESS.fullmatch(line.host or "")
+    pid = f"[{line.pid}]" if line.pid else ""
+    return LogLine(line.at, None, found[1], found[2], f"{line.tag}{pid}: {line.text}") if found else line
+
+
+def _unwrapped(line: str) -> tuple[str, str | None]:
+    """Return what stands behind the prefixes of container runtimes and of grep, and the time that they state."""
+    found = _PREFIX.match(line)
+    return (line[found.end() :], found[1]) if found else (line, None)
 
 
 def _byte(character: str) -> int:

@@ -185,7 +185,8 @@ class PostfixReader:
         """Return what `line` tells; one `Ignored` where it tells nothing."""
         text = line.text
         if found := _DELIVERY.match(text):
-            return [self._delivery(line, found)]
+            # a "host" of this form is another program's tag, and all this is what it quotes
+            return _NOTHING if line.host and line.host[-1] == ":" else [self._delivery(line, found)]
         program = line.tag.rpartition("/")[2]
         if program == "cleanup":
             return self._message_id(text)

@@ -292,6 +292,8 @@ class SendmailReader:
         return self._by_word.get(text[at : at + 3], self._other)(line, found[1], text[at:])
 
     def _delivery(self, line: LogLine, queue_id: str, text: str) -> list[LogEvent]:
+        if line.host and line.host[-1] == ":":
+            return [_NOTHING]  # that is another program's tag, and all this is what it quotes
         if found := _SENT.match(text):
             return [self._sent(line, queue_id, found)]
         fields = _fields(text[3:])

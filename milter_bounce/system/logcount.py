@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from milter_bounce import limits
 from milter_bounce.parse.log import LogReader
-from milter_bounce.parse.log_scan import leaning
+from milter_bounce.parse.log_scan import leaning, unix
 from milter_bounce.parse.logline import Delivery
 
 from .logfiles import SUFFIXES, open_regular, pieces
@@ -225,7 +225,7 @@ def deliveries(
         try:
             reader.stamps.now = datetime.now(UTC) if path is None else _file_time(path)
             for data in _stdin_pieces() if path is None else pieces(path, PIECE_BYTES):
-                for event in reader.feed_all(data.decode("utf-8", "replace").split("\n")):
+                for event in reader.feed_all(unix(data.decode("utf-8", "replace")).split("\n")):
                     if isinstance(event, Delivery):
                         yield event
                 advance(len(data) if path is not None and path.suffix not in SUFFIXES else 0)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from milter_bounce.parse.log import LogReader
-from milter_bounce.parse.log_scan import scan
+from milter_bounce.parse.log_scan import scan, unix
 from milter_bounce.parse.log_wrapped import JSON_LIMIT
 from milter_bounce.parse.logline import Delivery
 
@@ -49,6 +49,26 @@ def deliveries(*lines: str) -> list[Delivery]:
         pytest.param(f'{NANO} stdout F {json.dumps({"message": PLAIN})}', WHEN, id="json-in-cri"),
         pytest.param(f"mail-1      | {PLAIN}", WHEN, id="compose"),
         pytest.param(f"[pod/mail-0/postfix] {PLAIN}", WHEN, id="kubectl-prefix"),
+        pytest.param(f"mail-1      | 2026-03-04T04:12:09+01:00 mx {TAGGED}", WHEN, id="compose-iso"),
+        pytest.param(f"\x1b[36mmail-1  |\x1b[0m {PLAIN}", WHEN, id="compose-in-colours"),
+        pytest.param(f"stack_mail.1.x7k2@node1    | {PLAIN}", WHEN, id="swarm"),
+        pytest.param(f"/var/log/mail.log.1:{PLAIN}", WHEN, id="grep"),
+        pytest.param(f"mail.log-20260305.gz:12:2026-03-04T03:12:09Z mx {TAGGED}", WHEN, id="zgrep-n"),
+        pytest.param(f"1234:{PLAIN}", WHEN, id="grep-n"),
+        pytest.param(f"Mar  4 03:12:09 {TAGGED}", WHEN, id="no-host"),
+        pytest.param(
+            f'<22>1 {NANO} mx postfix/smtp 7 - [timeQuality tzKnown="1"][meta sequenceId="29"] {TEXT}', WHEN,
+            id="rfc5424-elements",
+        ),
+        pytest.param(f'<22>1 {NANO} mx postfix/smtp 7 - [a@1 b="x\\]y"] {TEXT}', WHEN, id="rfc5424-escaped-bracket"),
+        pytest.param(f"412 <22>1 {NANO} mx postfix/smtp 7 - - {TEXT}", WHEN, id="rfc6587-octets"),
+        pytest.param(
+            "2026-03-04T03:12:09+00:00\tmail.info\t" + json.dumps({"ident": "postfix/smtp", "message": TEXT}), WHEN,
+            id="fluentd",
+        ),
+        pytest.param("\x1e" + json.dumps(FIELDS | {"MESSAGE": TEXT}), None, id="json-seq"),
+        pytest.param("data: " + json.dumps(FIELDS | {"MESSAGE": TEXT}), None, id="json-sse"),
+        pytest.param(json.dumps({"log": f"{NANO} stdout F {PLAIN}"}), WHEN, id="cri-in-json"),
         pytest.param(f"Mar  4 03:12:09 mx mail.info {TAGGED}", WHEN, id="busybox"),
         pytest.param(f"Mar  4 03:12:09 <mail.info> mx {TAGGED}", WHEN, id="freebsd-v"),
         pytest.param(f"Mar  4 03:12:09 <2.6> mx {TAGGED}", WHEN, id="freebsd-v-numbers"),
@@ -56,6 +76,7 @@ def deliveries(*lines: str) -> list[Delivery]:
         pytest.param(f"Wed 2026-03-04 03:12:09 UTC mx {TAGGED}", WHEN, id="journal-short-full"),
         pytest.param(f"{WHEN.timestamp():.6f} mx {TAGGED}", WHEN, id="journal-short-unix"),
         pytest.param(f"[ 1234.567890] mx {TAGGED}", None, id="journal-short-monotonic"),
+        pytest.param(f"Wed 2026-03-04 03:12:09 UTC mx postfix@-.service[7]: {TEXT}", WHEN, id="journal-with-unit"),
         pytest.param(TEXT, None, id="journal-cat"),
         pytest.param(TAGGED, None, id="tag-only"),
         pytest.param(
@@ -128,11 +149,17 @@ def test_export_field_of_several_lines_forges_no_entry():
         pytest.param('{"log": 17, "time": 4}', id="json-of-numbers"),
         pytest.param('{"MESSAGE": [300], "__REALTIME_TIMESTAMP": "x"}', id="no-bytes"),
         pytest.param("[1, 2]", id="json-list"),
+        pytest.param(f"Mar  4 03:12:09 mx sshd[7]: postfix/smtp[7]: {TEXT}", id="another-program"),
+        pytest.param(f"Mar  4 03:12:09 sshd[7]: {TAGGED}", id="another-program-without-host"),
+        pytest.param(f"Mar  4 03:12:09 mx sshd: mail.log:{PLAIN}", id="another-program-quotes-grep"),
     ],
 )
 def test_other_lines_are_none(line):
     """Another program's text, JSON of any other kind and a bomb of brackets tell of no delivery."""
     assert deliveries(line) == []
+    sent: list[tuple[str, ...]] = []
+    success = line.replace("status=bounced", "status=sent").replace("dsn=5.1.1", "dsn=2.0.0")
+    assert (list(scan(line, LogReader(NOW), sent)), list(scan(success, LogReader(NOW), sent)), sent) == ([], [], [])
 
 
 def test_untagged_lines_go_to_the_mta_that_writes_their_form():
@@ -154,7 +181,10 @@ def test_untagged_lines_go_to_the_mta_that_writes_their_form():
 @pytest.mark.parametrize("line", [PLAIN, f"Mar  4 03:12:09 mx sm-mta[8]: {SENDMAIL}"])
 def test_line_end_of_windows_is_no_part_of_the_line(line):
     """A log that went through Windows reads as before."""
-    assert deliveries(line + "\r") == deliveries(line)
+    found = [list(scan(f"{line}{end}", LogReader(NOW), [])) for end in ("\n", "\r\n")]
+    assert found[0] == found[1]
+    assert len(found[0]) == 1
+    assert deliveries(*unix(f"{line}\r\n{line}\r\n").split("\n")) == deliveries(line, line)
 
 
 def test_scan_finds_what_the_reader_finds():
