@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 LINES_LIMIT: Final = limits.STATUS_LINES
 RECIPIENTS_LIMIT: Final = limits.STATUS_RECIPIENTS
 
-MARGIN_LIMIT: Final = 40
+WIDEST_MARGIN: Final = 40
 """Characters of indentation or quoting that a gateway may have put before every field."""
 
 _NAMES: Final = (
@@ -127,7 +127,7 @@ def _fields(text: str, *, inline: bool) -> list[tuple[str, str]]:
 def _at_margin(text: str) -> str:
     """Return fields that a gateway indented or quoted as a whole without that; continuation lines keep their own."""
     first = next((line for line in text.split("\n", LINES_LIMIT) if line.strip()), "")
-    margin = first[: min(len(first) - len(first.lstrip(" \t>|")), MARGIN_LIMIT)]
+    margin = first[: min(len(first) - len(first.lstrip(" \t>|")), WIDEST_MARGIN)]
     bare = re.escape(margin.rstrip())
     return re.sub(rf"^(?:{re.escape(margin)}|{bare}[ \t]*$)", "", text, flags=re.MULTILINE) if margin else text
 
