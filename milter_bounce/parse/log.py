@@ -84,21 +84,29 @@ class LogReader:
         self._own, self._other = _Nothing(_OWN), _Nothing(_OTHER)
         self._by_tag: dict[str, LineReader] = {"": _Untagged(self._postfix, self._sendmail)}
         self._wrapped = Wrappings(self.stamps)
+        self._enveloped = False
+        """Whether the MTA's lines in this log have a time and a host: then none without is the MTA's."""
 
     def feed(self, line: str) -> list[LogEvent]:
         """Return what one line tells, its newline already off.
 
         Raises: nothing, on any text.
         """
-        parts = split_line(line, self.stamps) or self._wrapped.read(line)
+        parts = split_line(line, self.stamps)
         if parts is None:
-            return list(_OTHER)
+            parts = self._wrapped.read(line)
+            if parts is None or (self._enveloped and parts.at is None and parts.host is None):
+                return list(_OTHER)
         reader = self._by_tag.get(parts.tag)
-        if reader is None:
-            parts = without_host(parts)
-            reader = self._by_tag.get(parts.tag) or self._choose(parts.tag)
-            if len(self._by_tag) < 1000:  # a log has a few dozen tags; a hostile one must not fill the memory
-                self._by_tag[parts.tag] = reader
+        return self._first_of(parts) if reader is None else reader.read(parts)
+
+    def _first_of(self, parts: LogLine) -> list[LogEvent]:
+        """Return what the first line of a program tells."""
+        parts = without_host(parts)
+        reader = self._by_tag.get(parts.tag) or self._choose(parts.tag)
+        if len(self._by_tag) < 1000:  # a log has a few dozen tags; a hostile one must not fill the memory
+            self._by_tag[parts.tag] = reader
+        self._enveloped = self._enveloped or (reader is self._postfix and None not in {parts.at, parts.host})
         return reader.read(parts)
 
     def sender_of(self, queue_id: str | None) -> str | None:

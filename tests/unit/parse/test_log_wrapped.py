@@ -178,6 +178,14 @@ def test_untagged_lines_go_to_the_mta_that_writes_their_form():
     ]
 
 
+@pytest.mark.parametrize("line", [pytest.param(TEXT, id="bare"), pytest.param(TAGGED, id="tag-only")])
+def test_line_without_time_and_host_is_none_among_lines_that_have_them(line):
+    """The rest of a broken line, or what a program wrote past syslogd, must not pass for a delivery."""
+    assert len(deliveries(line)) == 1
+    assert len(deliveries(PLAIN, line)) == 1
+    assert len(deliveries(line, PLAIN, line)) == 2
+
+
 @pytest.mark.parametrize("line", [PLAIN, f"Mar  4 03:12:09 mx sm-mta[8]: {SENDMAIL}"])
 def test_line_end_of_windows_is_no_part_of_the_line(line):
     """A log that went through Windows reads as before."""
