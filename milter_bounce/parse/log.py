@@ -92,11 +92,9 @@ class LogReader:
 
         Raises: nothing, on any text.
         """
-        parts = split_line(line, self.stamps)
-        if parts is None:
-            parts = self._wrapped.read(line)
-            if parts is None or (self._enveloped and parts.at is None and parts.host is None):
-                return list(_OTHER)
+        parts = split_line(line, self.stamps) or self._wrapped.read(line)
+        if parts is None or (parts.at is None and parts.host is None and self._enveloped):
+            return list(_OTHER)
         reader = self._by_tag.get(parts.tag)
         return self._first_of(parts) if reader is None else reader.read(parts)
 
