@@ -5,7 +5,9 @@ at the end the message as far as it was read. Does not: parse, judge, log or kno
 Postfix from Sendmail.
 
 Ordinary mail is let go at the end of its headers, before a byte of its body is
-sent; only a message with a null reverse-path or a report's content type is read.
+sent - where outgoing mail is stamped, at the first piece of its body, for then
+the end of headers goes unanswered. Only a message with a null reverse-path or a
+report's content type is read.
 """
 
 from __future__ import annotations

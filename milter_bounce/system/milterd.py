@@ -8,7 +8,7 @@ DESCRIPTION
     or a report's content type is read to its end, up to milter.max_message_bytes;
     each recipient it tells of gets one advice line in the mail log, an
     X-Milter-Bounce header field and its place in the store. Ordinary mail is let go
-    at the end of its headers. Outgoing mail gets a report token (section [token]);
+    at the end of its headers, or with a key at the first piece of its body. Outgoing mail gets a report token (section [token]);
     in mode enforce, suppressed recipients are refused at RCPT.
 
 SIGNALS
