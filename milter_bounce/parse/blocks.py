@@ -36,24 +36,6 @@ _IN_REPLY = re.compile(rf"[ \t]*(?:<<<[ \t]*)?[245][0-9][0-9][- ][^\n]{{0,40}}?<
 _NEXT_OF_LIST = re.compile(
     rf"[>\"')]{{0,2}}[ \t\n]{{0,4}}(?:[,;、，]|\b(?:and|und|et|y|e|en|och|og)\b)[ \t\n]{{0,8}}[<\"'(]{{0,2}}({ADDRESS})"
 )
-_SENTENCES: Final = (
-    re.compile(
-        rf"\b(?:to|for|an|à|a|para|naar|til|till|для|do)[ \t\n]+(?:the[ \t\n]+(?:following[ \t\n]+)?(?:address|recipient|user)[ \t\n:]+)?[<\"'(]{{0,2}}({ADDRESS})",
-        re.IGNORECASE,
-    ),
-    re.compile(
-        rf"\b(?:user|recipient|mailbox|address|account|utente|destinatari[oa]|usu[aá]rio|destinataire|empfänger|adressat|адресату?|recipients?[^\n@:]{{0,40}}errors?:)[ \t\n:]{{1,4}}(?:[^\n@<(]{{0,60}}?[\s<\"'(:]{{1,3}})?({ADDRESS})",
-        re.IGNORECASE,
-    ),
-    re.compile(rf"RCPT TO:[ \t]*<?({ADDRESS})>?", re.IGNORECASE),
-)
-# "your message to info@example.net": the mail's own address, even where such mailboxes are mostly named for help
-_MESSAGE_TO = re.compile(
-    r"\b(?:(?:your|ihre?|votre|su|tu|sua|seu|suo|uw|(?:deliver|recapitare|consegnare|entregar|remettre)[ \t\n]+(?:the|il|el|le|a|o))"
-    r"[ \t\n]+(?:e-?)?(?:mail|message|nachricht|mensaje|correo|mensagem|messaggio|bericht|courriel)(?:[ \t\n]+sent)?|you[ \t\n]+sent)"
-    rf"[ \t\n]+(?:to|an|à|a|para|aan)[ \t\n:]+[<\"'(]{{0,2}}({ADDRESS})",
-    re.IGNORECASE,
-)
 _SENDERS_WORDS = re.compile(
     r"^[ \t>]*(?:>>>|Sent <<<|SMTP>>)|MAIL FROM|^\s*\(?(?:expanded|generated) from", re.IGNORECASE
 )
@@ -176,11 +158,11 @@ def _in_replies(lines: list[str], readers: Readers, not_recipients: Collection[s
 def _in_sentence(words: str, readers: Readers, not_recipients: Collection[str]) -> list[str]:
     """Return the recipients that a sentence names; the only address that is nobody else's where none does."""
     head = words[:6000]
-    for pattern in _SENTENCES:
+    for pattern in readers.recipient_sentences:
         for found in pattern.finditer(head):
             if _believable(clean(found[1]), readers, not_recipients):
                 return list(dict.fromkeys([clean(found[1]), *_listed_after(head, found.end())[0]]))
-    meant = [clean(found[1]) for found in _MESSAGE_TO.finditer(head)]
+    meant = [clean(found[1]) for found in readers.message_to.finditer(head)]
     meant = [a for a in dict.fromkeys(meant) if a.lower() not in not_recipients]
     if len(meant) == 1:
         return meant

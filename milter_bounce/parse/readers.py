@@ -13,6 +13,8 @@ import tomllib
 from dataclasses import dataclass
 from typing import Any, Final
 
+from .address import ADDRESS
+
 KNOWN_KEYS: Final = frozenset({"name", "text", "also", "subject", "from", "header", "reason"})
 
 
@@ -61,6 +63,12 @@ class Readers:
     """(phrase, command): first match tells what was refused."""
 
     noise: tuple[str, ...]
+    recipient_sentences: tuple[re.Pattern[str], ...]
+    """Sentences that name a recipient; group 1 is the address."""
+
+    message_to: re.Pattern[str]
+    """What names the mail's own address, even where such mailboxes are mostly named for help; group 1."""
+
     because: tuple[str, ...]
     """Words before a reason: a line that has one is no noise."""
 
@@ -105,6 +113,8 @@ class Readers:
                     (p.lower(), command) for command, phrases in general["commands"].items() for p in phrases
                 ),
                 noise=_lower(general["noise"]),
+                recipient_sentences=tuple(map(_naming, general["recipient_sentences_re"])),
+                message_to=_naming(general["message_to_re"]),
                 because=_lower(general["because"]),
                 other_labels=frozenset(_lower(general["other_labels"])),
                 recipient_labels=_lower(general["recipient_labels"]),
@@ -159,3 +169,8 @@ def _marker(phrases: list[str]) -> re.Pattern[str]:
         r"(?:,? including all the headers|, including[^\n]{0,40}| is following| follows| below)?[.:]?[ \t]*[-=*_|#+~ \t]{0,80}$",
         re.MULTILINE | re.IGNORECASE,
     )
+
+
+def _naming(pattern: str) -> re.Pattern[str]:
+    """Return a pattern of the file, in which ADDRESS stands for any mail address."""
+    return re.compile(pattern.replace("ADDRESS", ADDRESS), re.IGNORECASE)
