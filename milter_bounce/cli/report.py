@@ -18,7 +18,6 @@ SECURITY
 
 from __future__ import annotations
 
-import gc
 import multiprocessing
 import os
 import sys
@@ -28,6 +27,7 @@ import click
 
 from milter_bounce.parse.readers import ReadersError
 from milter_bounce.system.mailfiles import found_in, mails_of
+from milter_bounce.system.memory import settle
 from milter_bounce.system.readers import ReportReader, ReportRules, load_readers
 from milter_bounce.verdict import printable, stamp, status_fields
 
@@ -174,7 +174,7 @@ def parse(paths: tuple[str, ...], as_json: bool, as_mbox: bool, jobs: int | None
         raise Refusal(str(error)) from None
     _Reading.rules = loaded_rules(conf)
     _Reading.as_mbox = as_mbox
-    gc.freeze()  # rules and phrases stay for good: the collector need not look at them again
+    settle()
     names = list(found_in(paths))
     results = _with_progress(_results(names, jobs or os.cpu_count() or 1), len(names))
     show: Callable[[Iterable[Result]], bool] = _print_json if as_json else _print_table

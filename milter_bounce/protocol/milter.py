@@ -5,9 +5,9 @@ at the end the message as far as it was read. Does not: parse, judge, log or kno
 Postfix from Sendmail.
 
 Ordinary mail is let go at the end of its headers, before a byte of its body is
-sent - where outgoing mail is stamped, at the first piece of its body, for then
-the end of headers goes unanswered. Only a message with a null reverse-path or a
-report's content type is read.
+sent - but where outgoing mail is stamped, nothing is answered before the end of
+the message. Only a message with a null reverse-path or a report's content type
+is read.
 """
 
 from __future__ import annotations
@@ -36,9 +36,6 @@ class Step(Enum):
     CONTINUE = "continue"
     ACCEPT = "accept"
     """Let the whole message go; nothing more of it is sent."""
-
-    SKIP = "skip"
-    """No more body chunks, but tell when the message ends."""
 
 
 @dataclass(slots=True)
@@ -105,16 +102,15 @@ class Message:
         return Step.CONTINUE if followed else Step.ACCEPT
 
     def body(self, chunk: bytes) -> Step:
-        """Note a piece of the body; SKIP once nothing more is wanted, ACCEPT where the end of headers went unanswered."""
+        """Note a piece of a report's body; ACCEPT where the end of headers went unanswered and no report is read."""
         if not self.is_report:
-            return Step.ACCEPT if self.end_of_headers() is Step.ACCEPT else Step.SKIP
+            return self.end_of_headers()
         room = self.max_bytes - self._size
-        self._chunks.append(chunk[: max(room, 0)])
         self._size += len(chunk)
-        if self._size < self.max_bytes:
-            return Step.CONTINUE
-        self.truncated = True
-        return Step.SKIP
+        if room > 0:
+            self._chunks.append(chunk[:room])
+        self.truncated = self.truncated or self._size >= self.max_bytes
+        return Step.CONTINUE
 
     def content(self) -> bytes:
         """Return the message as far as it was read, CRLF line ends in the header, envelope sender as Return-Path."""

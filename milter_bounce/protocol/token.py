@@ -19,9 +19,11 @@ STRENGTH
 from __future__ import annotations
 
 import base64
+import binascii
 import hmac
 import re
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from milter_bounce import limits
@@ -44,6 +46,7 @@ DAY_SLACK: Final = 1
 VERP_TAG_BYTES: Final = 5
 """40 bits as eight base32 characters: local parts end at 64 characters (RFC 5321, 4.5.3.1.1) and may lose their case."""
 
+_URL_SAFE: Final = bytes.maketrans(b"+/", b"-_")
 KEY_ID: Final = re.compile(r"[0-9a-z]{1,16}")
 _VALUE: Final = re.compile(
     r"v1; k=([0-9a-z]{1,16}); d=(0|[1-9][0-9]{0,5}); m=([A-Za-z0-9_-]{22}); r=(\*|[A-Za-z0-9_-]{8}(?:,[A-Za-z0-9_-]{8})*)"
@@ -91,10 +94,17 @@ def fold_message_id(value: str) -> str:
     return "".join(value.split()).removeprefix("<").removesuffix(">")
 
 
+@lru_cache(maxsize=limits.KEYS)
+def _keyed(secret: bytes) -> hmac.HMAC:
+    """Return HMAC-SHA256 that has read its key: `hmac.digest` lets other threads run, and waits for them, each time."""
+    return hmac.new(secret, digestmod="sha256")
+
+
 def _mac(key: Key, size: int, *words: str) -> str:
-    text = "\0".join((VERSION, key.id, *words)).encode("utf-8", "surrogateescape")
-    digest = hmac.digest(key.secret, text, "sha256")
-    return base64.urlsafe_b64encode(digest[:size]).decode().rstrip("=")
+    keyed = _keyed(key.secret).copy()
+    keyed.update("\0".join((VERSION, key.id, *words)).encode("utf-8", "surrogateescape"))
+    # base64url (RFC 4648, 5) in one call
+    return binascii.b2a_base64(keyed.digest()[:size], newline=False).translate(_URL_SAFE, b"=").decode()
 
 
 def _reach(covered: str) -> str:

@@ -51,6 +51,7 @@ from .answers import Answers, Powers
 from .due import Flusher
 from .heartbeat import EVERY_S, Heartbeat
 from .maillog import MailLog
+from .memory import settle
 from .nanny import drop_privileges
 from .queue import make_queue
 from .rulefiles import load_rules
@@ -153,6 +154,7 @@ class Program:
             drop_privileges(self._settings)
             await server.accept()
             self._start_flusher()
+            settle()
             self._heart.ready()
             listening = ", ".join(s.address for s in self.services if s.address)
             self._lines.say(f"started, mode {self._settings.mode}, listening on {listening}")
@@ -178,6 +180,7 @@ class Program:
         self._put_to_work()
         self._stop_flusher()
         self._start_flusher()
+        settle()
         self._lines.say(f"reloaded, mode {settings.mode}")
 
     def _start_flusher(self) -> None:

@@ -48,6 +48,7 @@ from .learner import Learner, utc_now
 from .logsource import followed, local_zone, make_source
 from .logtail import Batch
 from .maillog import MailLog
+from .memory import settle
 from .nanny import drop_privileges
 from .notify import Notifier
 from .rulefiles import load_rules
@@ -120,6 +121,7 @@ class Logd:
             return
         self._settings = settings
         self.learner.use(*parts)
+        settle()
         self.log.line("configuration and rules reloaded")
 
     # -- the loop ------------------------------------------------------------------
@@ -128,6 +130,7 @@ class Logd:
         """Work until told to stop, or until standard input ends; return the exit status."""
         position = self._known_position()
         source = make_source(self._name, position, from_start=self._settings.log.from_start)
+        settle()
         self._heart.ready()
         self.log.line(f"started, following {self._name} {'where it left off' if position else 'for the first time'}")
         try:

@@ -8,8 +8,8 @@ DESCRIPTION
     or a report's content type is read to its end, up to milter.max_message_bytes;
     each recipient it tells of gets one advice line in the mail log, an
     X-Milter-Bounce header field and its place in the store. Ordinary mail is let go
-    at the end of its headers, or with a key at the first piece of its body. Outgoing mail gets a report token (section [token]);
-    in mode enforce, suppressed recipients are refused at RCPT.
+    at the end of its headers, or with a key when it has come whole. Outgoing mail gets a report token (section
+    [token]); in mode enforce, suppressed recipients are refused at RCPT.
 
 SIGNALS
     HUP reads configuration, rules and keys again; broken ones leave the old in
@@ -56,6 +56,7 @@ from . import keys, nanny
 from .desk import Desk
 from .heartbeat import Heartbeat
 from .maillog import MailLog
+from .memory import settle
 from .settings import load_settings
 from .store import StoreError
 
@@ -74,7 +75,9 @@ MACROS: Final = "i {auth_authen} {client_addr} {client_port} {daemon_port} _"
 C function that wants str since Python 3.11, and its negotiate() swallows the TypeError."""
 
 _NEVER: Final = milter.P_NOCONNECT | milter.P_NOHELO | milter.P_NODATA | milter.P_NOUNKNOWN
-_STEPS: Final = {Step.CONTINUE: Milter.CONTINUE, Step.ACCEPT: Milter.ACCEPT, Step.SKIP: Milter.SKIP}
+_SILENT: Final = (milter.P_NR_MAIL, milter.P_NR_RCPT, milter.P_NR_HDR, milter.P_NR_EOH, milter.P_NR_BODY)
+_CONTINUE, _NOREPLY = int(Milter.CONTINUE), int(Milter.NOREPLY)
+_STEPS: Final = {Step.CONTINUE: _CONTINUE, Step.ACCEPT: int(Milter.ACCEPT)}
 
 
 class Service:
@@ -116,38 +119,35 @@ class Session(Milter.Base):  # type: ignore[misc]
     """One connection of the MTA; the conversation itself is in ``protocol.milter``."""
 
     service: Service
+    _at_mail = _at_rcpt = _at_header = _at_eoh = _at_body = _CONTINUE
+    """What each step is answered with where no answer of ours matters: `negotiate` says which go unanswered."""
 
     def __init__(self) -> None:
         self.message = Message(0)
-        self.can_skip = True
 
     def negotiate(self, opts: list[int]) -> int:
         """Switch off every step and every reply that is not needed.
 
-        Without stamping, ordinary mail is let go at the end of its headers, and a report's body comes without our word
-        on each piece. With stamping, most messages are followed to their end: then the end of headers goes
-        unanswered, and the first piece of a body is answered by ACCEPT or by SKIP, which spares us the rest.
+        Without stamping, ordinary mail is let go at the end of its headers. With stamping, most messages are followed
+        to their end, where alone a field can be added, and each answer before makes the MTA wait once more: there is
+        none. SKIP at the first piece of a body would be such an answer, and pays off from some 150 KB on only.
         """
-        offered = opts[1]
-        wishes = _NEVER | milter.P_NR_MAIL | milter.P_NR_HDR
-        wishes |= milter.P_NR_BODY if self.service.key is None else milter.P_NR_EOH
+        wishes = _NEVER | milter.P_NR_MAIL | milter.P_NR_HDR | milter.P_NR_BODY
+        if self.service.key is not None:
+            wishes |= milter.P_NR_EOH
         if not self.service.refuses:
             wishes |= milter.P_NR_RCPT
-        opts[1] = offered & (wishes | milter.P_SKIP)
+        opts[1] &= wishes
         opts[2] = opts[3] = 0
-        self._protocol = opts[1]
-        self.can_skip = bool(offered & milter.P_SKIP)
+        self._at_mail, self._at_rcpt, self._at_header, self._at_eoh, self._at_body = (
+            _NOREPLY if opts[1] & silent else _CONTINUE for silent in _SILENT
+        )
         try:
             self._ctx.setsymlist(Milter.M_ENVFROM, MACROS)
             self._ctx.setsymlist(Milter.M_EOM, "i {msg_id}")
         except (TypeError, milter.error):  # an MTA without symbol lists sends its own choice of macros
             pass
-        return int(Milter.CONTINUE)
-
-    def _answer(self, step: Step) -> int:
-        if step is Step.SKIP and not self.can_skip:
-            return int(Milter.CONTINUE)
-        return int(_STEPS[step])
+        return _CONTINUE
 
     def envfrom_bytes(self, sender: bytes, *params: bytes) -> int:
         """Begin a message."""
@@ -157,7 +157,7 @@ class Session(Milter.Base):  # type: ignore[misc]
         self.message = message = Message(service.settings.milter.max_message_bytes, stamp=stamp)
         message.mail(sender)
         message.outgoing = (stamp or service.refuses) and not message.is_report and self._is_ours()
-        return int(Milter.NOREPLY if self._protocol & milter.P_NR_MAIL else Milter.CONTINUE)
+        return self._at_mail
 
     @property
     def _internal(self) -> bool:
@@ -175,19 +175,19 @@ class Session(Milter.Base):  # type: ignore[misc]
         """Note a recipient; refuse a suppressed one where that is wanted."""
         del params
         self.message.rcpt(recipient)
-        if self._protocol & milter.P_NR_RCPT:
-            return int(Milter.NOREPLY)
+        if self._at_rcpt == _NOREPLY:
+            return _NOREPLY
         if self.service.refuses and self.message.outgoing and not self._internal:
             return self._refuse_suppressed(_text(recipient))
-        return int(Milter.CONTINUE)
+        return _CONTINUE
 
     def _refuse_suppressed(self, recipient: str) -> int:
         try:
             text = self.service.desk.refusal(recipient, _text(self.message.sender))
         except StoreError:  # no store, no opinion
-            return int(Milter.CONTINUE)
+            return _CONTINUE
         if text is None:
-            return int(Milter.CONTINUE)
+            return _CONTINUE
         plain = text.encode("ascii", "backslashreplace").decode("ascii")
         self._ctx.setreply("550", "5.1.1", plain.replace("%", "%%"))
         return int(Milter.REJECT)
@@ -195,17 +195,16 @@ class Session(Milter.Base):  # type: ignore[misc]
     def header_bytes(self, name: str, value: bytes) -> int:
         """Note a header field."""
         self.message.header(name.encode("utf-8", "surrogateescape"), value)
-        return int(Milter.NOREPLY if self._protocol & milter.P_NR_HDR else Milter.CONTINUE)
+        return self._at_header
 
     def eoh(self) -> int:
         """Let ordinary mail go."""
-        step = self.message.end_of_headers()
-        return int(Milter.NOREPLY) if self._protocol & milter.P_NR_EOH else self._answer(step)
+        return _NOREPLY if self._at_eoh == _NOREPLY else _STEPS[self.message.end_of_headers()]
 
     def body(self, chunk: bytes) -> int:
         """Note a piece of the body."""
         step = self.message.body(chunk)
-        return int(Milter.NOREPLY) if self._protocol & milter.P_NR_BODY else self._answer(step)
+        return _NOREPLY if self._at_body == _NOREPLY else _STEPS[step]
 
     def eom(self) -> int:
         """Judge a report, stamp outgoing mail; whatever goes wrong, the message passes."""
@@ -248,7 +247,7 @@ class Session(Milter.Base):  # type: ignore[misc]
 
     def close(self) -> int:
         """Forget the connection."""
-        return int(Milter.CONTINUE)
+        return _CONTINUE
 
 
 def _text(raw: bytes) -> str:
@@ -283,6 +282,7 @@ def _serve(settings: Settings, config_path: Path | None, orders: int, *, events:
                 fresh = load_settings(config_path)
                 service.desk.reload(fresh)
                 service.use(fresh)
+                settle()
                 log.line("configuration, rules and keys read again")
             except (ConfigError, RulesError) as error:
                 log.warning(f"not reloaded, what was in force stays: {error}")
@@ -303,6 +303,7 @@ def _serve(settings: Settings, config_path: Path | None, orders: int, *, events:
     Milter.set_flags(Milter.ADDHDRS | Milter.CHGHDRS | Milter.QUARANTINE | milter.SETSYMLIST)
     milter.set_exception_policy(Milter.CONTINUE)  # the default is TEMPFAIL: our fault would hold mail up
     milter.setbacklog(BACKLOG)
+    settle()
     log.line(f"listening on {settings.milter.socket}, mode {settings.mode}")
     Milter.runmilter("milter-bounce", _listen(settings), TIMEOUT_S, rmsock=False)
     service.desk.flush()
