@@ -111,6 +111,16 @@ and words never met before cost RE2 some 20 microseconds a character."""
 MATCHED_BYTES: Final = 200
 """Bytes of matched text in a verdict."""
 
+CLOCK_AHEAD: Final = timedelta(days=1)
+"""How far ahead of now something remembered may lie when the queue asks: beyond that it was remembered under a wrong
+clock and holds nothing back. The hosts of a fleet differ by minutes."""
+
+LOG_BEHIND: Final = timedelta(days=30)
+"""The same where an attempt is judged: logs may be read late, so what is remembered may be that much younger."""
+
+EPISODE_GAP: Final = timedelta(days=14)
+"""A failure so long after the last one begins a new episode: no retry waits so long. The store keeps them as long."""
+
 STATED_WAIT: Final = timedelta(days=30)
 """A longer time is no waiting time: an expiry date, a typing error or an attack."""
 

@@ -22,6 +22,7 @@ from dataclasses import dataclass, fields, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
+from milter_bounce import limits
 from milter_bounce.delivery import Action
 from milter_bounce.verdict import (
     Advice,
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
 
     from .schedule import Schedules
 
+EPISODE_GAP: Final = limits.EPISODE_GAP
+LOG_BEHIND: Final = limits.LOG_BEHIND
 CLOCK_GRAIN: Final = timedelta(seconds=1)
 """Traditional log time stamps are cut to whole seconds: a try this much before its time was in time."""
 
@@ -130,7 +133,7 @@ class Adviser:
     def advise(self, status: DeliveryStatus, verdict: Classification, history: History, now: datetime) -> Advice:
         """Return what to do about `status`; `now` is the aware UTC time of the attempt."""
         advice = self._advise(status, verdict, history, now)
-        attempts = 0 if _is_over(history) or history.episode is None else history.episode.attempts
+        attempts = 0 if _is_over(history, now) or history.episode is None else history.episode.attempts
         return replace(advice, attempt=attempts + 1, countable=self._countable(status, verdict))
 
     def _countable(self, status: DeliveryStatus, verdict: Classification) -> bool:
@@ -212,7 +215,7 @@ class Adviser:
         """Return the next try by the reply's own time or the schedule, without regard to its end."""
         if stated := self._stated(verdict):
             return Advice(AdviceKind.RETRY, now + stated, delay=stated, reason="stated in the reply")
-        schedule, episode = self.schedules.of(verdict.category), None if _is_over(history) else history.episode
+        schedule, episode = self.schedules.of(verdict.category), None if _is_over(history, now) else history.episode
         reason = f"schedule {self.schedules.name}"
         if episode is None or episode.delay is None or self.schedules.of(episode.category) != schedule:
             delay = schedule.first(self.jitter())
@@ -227,6 +230,8 @@ class Adviser:
     ) -> Advice:
         """Return `advice` with the back-off of the whole destination, where enough of its recipients met the same."""
         key, last = backoff_key(status, verdict), history.backoff
+        if last is not None and last.not_before > now + last.delay + LOG_BEHIND:
+            last = None  # begun under a clock that ran ahead
         if key is None or advice.kind is not AdviceKind.RETRY:
             return advice
         if last is not None and now < last.not_before - CLOCK_GRAIN:
@@ -253,16 +258,23 @@ class Adviser:
 def _standing_hold(history: History, verdict: Classification, now: datetime) -> datetime | None:
     """Return until when the recipient is held already for the same reason; None where that time is over."""
     episode = history.episode
-    if episode is None or episode.not_before is None or episode.delay is not None:
+    if episode is None or episode.not_before is None or episode.delay is not None or _is_over(history, now):
         return None
     waits = episode.category == verdict.category and now < episode.not_before - CLOCK_GRAIN
     return episode.not_before if waits else None
 
 
-def _is_over(history: History) -> bool:
-    """Return whether the episode was given up before this message first failed: then a new one begins."""
+def _is_over(history: History, now: datetime) -> bool:
+    """Return whether a new episode begins: this one was given up before this message first failed, or is of another time.
+
+    A last failure long ago, or one to come, is what a clock that jumped leaves behind.
+    """
     episode = history.episode
-    if episode is None or episode.given_up is None:
+    if episode is None:
+        return False
+    if not now - EPISODE_GAP <= episode.last_failure <= now + LOG_BEHIND:
+        return True
+    if episode.given_up is None:
         return False
     return history.message_since is None or history.message_since > episode.given_up
 
@@ -272,7 +284,7 @@ def _started(history: History, now: datetime) -> datetime:
     times = [now]
     if history.message_since is not None:
         times.append(history.message_since)
-    if history.episode is not None and not _is_over(history):
+    if history.episode is not None and not _is_over(history, now):
         times.append(history.episode.first_failure)
     return min(times)
 
@@ -283,7 +295,7 @@ def next_episode(history: History, verdict: Classification, advice: Advice, now:
     A message that is older than the episode (its own was given up, then another one's began) may be given up without
     ending the younger one.
     """
-    last = None if _is_over(history) else history.episode
+    last = None if _is_over(history, now) else history.episode
     first = now if last is None else min(last.first_failure, now)
     given_up = last.given_up if last else None
     if advice.kind is AdviceKind.GIVE_UP and given_up is None:

@@ -11,9 +11,10 @@ delivered while HELD goes straight to RAMP; a refusal on TRIAL or RAMP goes back
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 from zlib import crc32
 
+from milter_bounce import limits
 from milter_bounce.verdict import (
     FREE,
     AdviceKind,
@@ -37,10 +38,18 @@ if TYPE_CHECKING:
 
     from .advise import Limits
 
+CLOCK_AHEAD: Final = limits.CLOCK_AHEAD
+LOG_BEHIND: Final = limits.LOG_BEHIND
+
 
 def is_over(block: Block, now: datetime) -> bool:
-    """Return whether a block holds nothing any more."""
-    return block.state is BlockState.CLOSED or block.ends <= now
+    """Return whether a block holds nothing any more; one that began in a time to come, under a wrong clock, never did."""
+    return block.state is BlockState.CLOSED or block.ends <= now or latest(block) > now + LOG_BEHIND
+
+
+def latest(block: Block) -> datetime:
+    """Return when the block was last heard of: its beginning, or the last refusal."""
+    return max(block.began, block.last_refusal or block.began)
 
 
 def open_share(ramp_from: datetime, now: datetime, ramp: timedelta) -> float:
@@ -180,23 +189,29 @@ class Known:
 
 
 def standing(recipient: str, known: Known, now: datetime, limits: Limits) -> Standing:
-    """Return what stands in the way of `recipient`: suppression, used-up schedule, block, its own time, back-off."""
+    """Return what stands in the way of `recipient`: suppression, used-up schedule, block, its own time, back-off.
+
+    What was remembered as later than tomorrow stands in nobody's way: mail flows, whatever a clock said.
+    """
+    tomorrow = now + CLOCK_AHEAD
     if known.suppression is not None:
         s = known.suppression
         return Standing(AdviceKind.SUPPRESS, None, s.since, s.category, s.rule, s.reason)
     episode = known.episode
+    if episode is not None and episode.last_failure > tomorrow:
+        episode = None
     if episode is not None and episode.given_up is not None and known.waits:
         if now < episode.given_up + limits.give_up_grace:
             return _of_episode(AdviceKind.GIVE_UP, episode)
         episode = None
-    if known.block is not None:
+    if known.block is not None and latest(known.block) <= tomorrow:
         return _blocked(recipient, known.block, now, limits)
     # an episode that ended in a block which is over waits for nothing
     if episode is not None and episode.block is None and episode.not_before is not None and now < episode.not_before:
         kind = AdviceKind.RETRY if episode.delay is not None else AdviceKind.HOLD
         return _of_episode(kind, episode)
-    if known.backoff is not None and now < known.backoff.not_before:
-        b = known.backoff
+    b = known.backoff
+    if b is not None and now < b.not_before <= tomorrow + b.delay:
         return Standing(AdviceKind.RETRY, b.not_before, b.since, b.category, backoff=b.key)
     return FREE
 

@@ -43,6 +43,7 @@ from milter_bounce.decide.rule_toml import RulesError
 from milter_bounce.parse.log import LogReader
 
 from .advising import make_adviser, make_store
+from .clock import SteadyClock
 from .heartbeat import STALL_S, Heartbeat
 from .learner import Learner, utc_now
 from .logsource import followed, local_zone, make_source
@@ -90,6 +91,7 @@ class Logd:
         self._stopping = self._reload = False
         self._told: dict[str, float] = {}
         self._expired = self._pruned = time.monotonic()
+        self._clock = SteadyClock()
         self._reader = LogReader(utc_now(), local_zone())
         self._name = followed(settings.log)
         rules, adviser = load_rules(settings), make_adviser(settings)
@@ -203,6 +205,14 @@ class Logd:
             self.log.warning(text)
 
     def _housekeeping(self) -> None:
+        """End and forget what its time has come for - unless the clock has just jumped by days or years."""
+        if moved := self._clock.jumped_s():
+            self.log.warning(
+                f"the clock jumped by {moved / 86_400:+.1f} days: for a day nothing is ended or forgotten for its age; "
+                "look at this host's time (timedatectl)"
+            )
+        if not self._clock.steady:
+            return
         now = time.monotonic()
         scale = self._settings.advice.time_scale
         try:

@@ -18,6 +18,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, Self
 
+from milter_bounce import limits
 from milter_bounce.decide import block as blocks
 from milter_bounce.decide.advise import backoff_key, block_key, domain_of, next_episode
 from milter_bounce.delivery import Action, Source
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
     from .store import LogPosition
 
 _MS: Final = timedelta(milliseconds=1)
+_LOG_BEHIND_MS: Final = limits.LOG_BEHIND // _MS
 DAY_MS: Final = 86_400_000
 OTHER: Final = "other"
 """Operator of a domain that runs its own mail, in the counts."""
@@ -190,10 +192,10 @@ class SqliteBatch:
         return int(time.time() * 1000) if self._latest_ms is None else self._latest_ms
 
     def _bounce_counts(self, recipient: str, status: DeliveryStatus) -> tuple[int, int]:
-        own, kinds = message_of(status), Counter[str]()
-        oldest = self._reference(status) - self._soft_window_ms
+        own, kinds, now_ms = message_of(status), Counter[str](), self._reference(status)
+        oldest = now_ms - self._soft_window_ms
         for message, (at, kind) in self._bounced(recipient).items():
-            if message != own and at >= oldest:
+            if message != own and oldest <= at <= now_ms + _LOG_BEHIND_MS:
                 kinds[kind] += 1
         return kinds["soft"], kinds["hard"]
 
@@ -202,7 +204,8 @@ class SqliteBatch:
         if counted is None or counted not in self._hot.refusals:
             return 0
         oldest = now_ms - self._block_window_ms
-        return sum(at >= oldest and other != evidence for other, at in self._hot.refusals[counted].items())
+        newest, found = now_ms + _LOG_BEHIND_MS, self._hot.refusals[counted].items()
+        return sum(oldest <= at <= newest and other != evidence for other, at in found)
 
     # what happened
 

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Protocol, Self
 
+from milter_bounce import limits
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from datetime import datetime
@@ -46,7 +48,7 @@ class StoreCorruptError(StoreError):
 class Retention:
     """How long things are kept that no longer matter to the advice."""
 
-    episodes: timedelta = timedelta(days=14)
+    episodes: timedelta = limits.EPISODE_GAP
     counts: timedelta = timedelta(days=90)
     blocks: timedelta = timedelta(days=90)
     """Closed blocks, for the record."""

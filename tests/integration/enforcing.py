@@ -27,12 +27,21 @@ class Enforced(Postfix):
         folder: as `Postfix`.
         over: sections over the configuration.
         parts: programs of ours that run.
+        environment: variables of theirs.
     """
 
     def __init__(
-        self, folder: Path, over: dict | None = None, parts=("answerd", "logd"), *, annotate=False, **options
+        self,
+        folder: Path,
+        over: dict | None = None,
+        parts=("answerd", "logd"),
+        *,
+        annotate=False,
+        environment=None,
+        **options,
     ) -> None:
         super().__init__(folder, **options)
+        self.environment = environment
         self.annotate = annotate
         self.over, self.parts = over or {}, parts
         self.programs: dict[str, Program] = {}
@@ -69,7 +78,9 @@ class Enforced(Postfix):
     def start(self) -> None:
         try:
             for name in self.parts:
-                self.programs[name] = Program(name, self.folder, self.settings, ready=self._ready(name))
+                self.programs[name] = Program(
+                    name, self.folder, self.settings, ready=self._ready(name), environment=self.environment
+                )
                 self.programs[name].start()
             super().start()
         except BaseException:  # a start that fails leaves nothing running

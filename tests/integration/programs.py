@@ -60,10 +60,14 @@ class Program:
         folder: where its configuration and output go.
         settings: nested values of the configuration.
         ready: called until it is true before the program counts as started.
+        environment: variables over our own.
     """
 
-    def __init__(self, name: str, folder: Path, settings: dict, *options: str, ready=None) -> None:
+    def __init__(
+        self, name: str, folder: Path, settings: dict, *options: str, ready=None, environment: dict | None = None
+    ) -> None:
         self.name, self.folder, self.options, self.ready = name, folder, options, ready
+        self.environment = os.environ | (environment or {})
         self.path = folder / f"{name}.toml"
         self.path.write_text(toml(settings))
         self.process: subprocess.Popen | None = None
@@ -72,7 +76,7 @@ class Program:
         words = [sys.executable, "-m", "milter_bounce", self.name, "-c", str(self.path), *self.options]
         with (self.folder / f"{self.name}.out").open("ab") as out, (self.folder / f"{self.name}.err").open("ab") as err:
             self.process = subprocess.Popen(
-                words, stdin=subprocess.DEVNULL, stdout=out, stderr=err, start_new_session=True
+                words, stdin=subprocess.DEVNULL, stdout=out, stderr=err, start_new_session=True, env=self.environment
             )
         end = time.monotonic() + 30
         while self.ready is not None and not self.ready():

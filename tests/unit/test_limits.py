@@ -612,6 +612,9 @@ ELSEWHERE = {
     "UNPACKED_RATIO": "tests/unit/system/test_logd_files.py::test_bomb_is_refused",
     "UNPACKED_FREE_BYTES": "tests/unit/system/test_logd_files.py::test_bomb_is_refused",
     "XZ_MEMORY_BYTES": "tests/unit/system/test_logd_files.py::test_xz_that_asks_for_too_much_memory_is_refused",
+    "CLOCK_AHEAD": "tests/unit/decide/test_clock_jumps.py::test_what_is_remembered_from_a_time_to_come_holds_nobody",
+    "LOG_BEHIND": "tests/unit/decide/test_clock_jumps.py::test_block_of_a_time_to_come_is_over",
+    "EPISODE_GAP": "tests/unit/decide/test_clock_jumps.py::test_a_failure_long_ago_is_another_episode",
     "SUBJECTS_NAMED": "tests/unit/system/test_dnsd_store.py::test_named_lists_are_limited",
 }
 ENGINE = {
