@@ -247,17 +247,22 @@ def policy_request_without_end(host):
 
 
 def slow_loris_on_each_socket(host):
-    """500 connections a socket that begin a question and never end it: others are answered meanwhile."""
+    """500 connections a socket that begin a question and never end it: others are answered, and stamped, meanwhile."""
+    sink = host.sinks["ok.test"]
 
     async def attack() -> None:
         lines = []
-        for name, byte in (("answer_sock", b"1"), ("gate_sock", b"g"), ("policy_sock", b"r")):
+        begun = (("answer_sock", b"1"), ("gate_sock", b"g"), ("policy_sock", b"r"), ("milter.sock", b"\0\0\0\x0dO"))
+        for name, byte in begun:
             for _ in range(500):
                 _, writer = await asyncio.open_unix_connection(host.queue_directory / "milter-bounce" / name)
                 writer.write(byte)
                 lines.append(writer)
         answer = await asyncio.to_thread(talk, host, "gate_sock", b"get a@ok.test\r\n", 1)
         assert answer == b"END\r\n"
+        await asyncio.to_thread(host.send, NEWS, "loris@ok.test")
+        taken = host.wait_for(lambda: next((t for t in sink.taken if t.recipients == ["loris@ok.test"]), None))
+        assert b"X-Milter-Bounce-Token" in taken.data
         for writer in lines:
             writer.close()
 
