@@ -522,7 +522,7 @@ def from_values(values: dict[str, Any], name: str) -> Settings:
         key = printable(".".join(map(str, first["loc"])), 200)
         value = repr(first["input"])
         remedy = _REMEDY.get(first["type"], first["msg"].removeprefix("Value error, "))
-        raise ConfigError(f"{name}: {key} = {value[:120]}: {remedy}") from None
+        raise ConfigError(f"{name}: {key} = {value[:120]}: {printable(remedy)}") from None
 
 
 def _toml(value: object) -> str:
