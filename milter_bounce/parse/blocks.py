@@ -42,6 +42,7 @@ _SENDERS_WORDS = re.compile(
 _ALIAS = re.compile(
     rf"\(?(?:expanded|generated|originally|redirected) (?:from|to):?[ \t\n]+<?({ADDRESS})>?[\s)]*:?", re.IGNORECASE
 )
+_ALIAS_BEGINS = re.compile(r"\((?:expanded|generated|originally|redirected) (?:from|to):?\s*$", re.IGNORECASE)
 _GREETING = re.compile(r"\s*(?:様|您好|님)|[,،，]?\s*$")
 
 
@@ -93,7 +94,7 @@ def _at_head(lines: list[str], readers: Readers, not_recipients: Collection[str]
         if not matched or _SENDERS_WORDS.search(line):
             continue
         address, rest = clean(matched[1]), matched[2]
-        if not _introduces(rest):
+        if not _introduces(rest) or _is_somebody_elses(lines, number, readers):
             continue
         if found and found[-1].recipient.lower() == address.lower():
             continue  # the reply about it names it again
@@ -107,6 +108,13 @@ def _at_head(lines: list[str], readers: Readers, not_recipients: Collection[str]
         elif rest.strip()[:1] == ":" or line.lstrip()[:1] == "<":
             helpers.append(hit)
     return found or [h for h in helpers if h.recipient.lower() not in not_recipients] or helpers
+
+
+def _is_somebody_elses(lines: list[str], number: int, readers: Readers) -> bool:
+    """Tell whether the words before line `number` say that its address is the sender's, or another name of the last one."""
+    above = next((line for line in reversed(lines[max(0, number - 3) : number]) if line.strip()), "")
+    words = above.strip().rstrip(":").rstrip().lower()
+    return words in readers.other_labels or words.endswith(readers.sender_words) or bool(_ALIAS_BEGINS.search(above))
 
 
 def _introduces(rest: str) -> bool:

@@ -73,6 +73,9 @@ class Readers:
     """Words before a reason: a line that has one is no noise."""
 
     other_labels: frozenset[str]
+    sender_words: tuple[str, ...]
+    """How a line ends whose next names the sender."""
+
     recipient_labels: tuple[str, ...]
     helpers: frozenset[str]
     auto_subjects: tuple[str, ...]
@@ -117,6 +120,7 @@ class Readers:
                 message_to=_naming(general["message_to_re"]),
                 because=_lower(general["because"]),
                 other_labels=frozenset(_lower(general["other_labels"])),
+                sender_words=_lower(general["sender_words"]),
                 recipient_labels=_lower(general["recipient_labels"]),
                 helpers=frozenset(_lower(general["helpers"])),
                 auto_subjects=_lower(auto["subjects"]),
