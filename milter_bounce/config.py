@@ -192,6 +192,11 @@ class BlockSection(_Section):
     """After a successful probe the share of recipients that may pass doubles from 1/16 to all within so many
     minutes."""
 
+    believe_reports: bool = False
+    """Whether refusals count towards a block that only a report of another system tells of. Whoever gets mail of ours
+    can write such reports about himself, and ten subscribers could hold the mail to an operator. Turn it on where all
+    mail goes through a relay that reports what the receivers say, and nobody can subscribe by himself."""
+
 
 class RulesSection(_Section):
     """The rules that classify."""

@@ -133,6 +133,10 @@ class DeliveryStatus:
     local: bool = False
     """True where our own side speaks (own DNS, TLS engine, queue, mailbox): such a status never suppresses."""
 
+    hearsay: bool = False
+    """True where a report of another system tells what a third one said: genuine, it speaks for its own recipient, who
+    may have written it himself; it never holds a destination."""
+
     defects: tuple[str, ...] = ()
     """What was wrong with the evidence, one kebab-case word each, for example ``status-contradicts-reply``."""
 

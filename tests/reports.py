@@ -10,10 +10,11 @@ def dsn(
     action: str = "failed",
     headers: str = "From: <news@home.example>\nMessage-ID: <1@home.example>\nSubject: news\n",
     to: str = "news@home.example",
+    fields: str = "",
 ) -> str:
-    """Return an RFC 3464 report as text with LF line ends."""
+    """Return an RFC 3464 report as text with LF line ends; `fields` stand in each recipient's group besides."""
     groups = "\n".join(
-        f"Final-Recipient: rfc822;{r}\nAction: {action}\nStatus: {status}\nDiagnostic-Code: smtp; {said}\n"
+        f"{fields}Final-Recipient: rfc822;{r}\nAction: {action}\nStatus: {status}\nDiagnostic-Code: smtp; {said}\n"
         for r in recipients
     )
     return f"""\

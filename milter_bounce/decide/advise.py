@@ -98,10 +98,11 @@ def block_key(status: DeliveryStatus, verdict: Classification) -> str | None:
     """Return the key of the block that a refusal belongs to: the destination, and the sender where it is about him.
 
     ``yahoo`` (the sending host is refused), ``yahoo/example.com`` (the sender's domain), ``yahoo/a@example.com``
-    (the sender). None for a refusal that blocks nobody else: of one recipient, of one message, or by our own side.
+    (the sender). None for a refusal that blocks nobody else: of one recipient, of one message, by our own side, or of
+    which only somebody else's report tells.
     """
     destination = destination_key(status, verdict)
-    if destination is None or status.local or verdict.advice is not AdviceKind.HOLD:
+    if destination is None or status.local or status.hearsay or verdict.advice is not AdviceKind.HOLD:
         return None
     sender = (status.sender or "").strip("<>").lower()
     match verdict.scope:
@@ -115,8 +116,8 @@ def block_key(status: DeliveryStatus, verdict: Classification) -> str | None:
 
 
 def backoff_key(status: DeliveryStatus, verdict: Classification) -> str | None:
-    """Return the key of the destination that a soft failure is about; None for one of a recipient or message."""
-    if verdict.advice is not AdviceKind.RETRY or verdict.scope is not Scope.DESTINATION:
+    """Return the key of the destination that a soft failure is about; None for one of a recipient or message, or hearsay."""
+    if status.hearsay or verdict.advice is not AdviceKind.RETRY or verdict.scope is not Scope.DESTINATION:
         return None
     return destination_key(status, verdict)
 

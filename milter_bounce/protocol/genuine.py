@@ -6,7 +6,7 @@ a `Proof` with its reason. Does not: act on it (DESIGN.md section 7).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from . import token, verp
@@ -89,3 +89,11 @@ def believe(report: DeliveryReport, status: DeliveryStatus, arrival: Arrival, tr
         if proof.genuine:
             break
     return proof
+
+
+def proven(status: DeliveryStatus, proof: Proof) -> DeliveryStatus:
+    """Return the status as far as it is proven: about the address that we mailed, wherever it was redirected to."""
+    if not proof.genuine or proof.recipient is None or token.fold_address(status.recipient or "") == proof.recipient:
+        return status
+    ours = status.original_recipient or ""
+    return replace(status, recipient=ours if token.fold_address(ours) == proof.recipient else proof.recipient)

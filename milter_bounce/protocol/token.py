@@ -79,6 +79,8 @@ class Proof:
 
     genuine: bool
     reason: str
+    recipient: str | None = None
+    """Of the addresses that were asked about, the one that is proven, folded; None where the proof names none."""
 
 
 def fold_address(address: str) -> str:
@@ -140,7 +142,8 @@ def check(
         max_age: days that a token is believed.
         senders: the addresses that the report came to: one of them sent the message.
         message_id: of the returned message.
-        recipients: final and original recipient of the status; one of them must be covered.
+        recipients: final and original recipient of the status; one of them must be covered, and is what is proven:
+            whoever got a message may say that it was redirected to anybody.
     """
     found = _VALUE.fullmatch(" ".join(value[:VALUE_LIMIT].split()).replace(", ", ","))
     if found is None:
@@ -167,7 +170,7 @@ def _covers(key: Key, words: tuple[str, str, str], covered: str, recipients: lis
     for recipient in recipients:
         own = _mac(key, RECIPIENT_MAC_BYTES, "recipient", *words, recipient)
         if any(hmac.compare_digest(own, mac) for mac in macs):
-            return Proof(True, f"token of key {key.id} covers the recipient")
+            return Proof(True, f"token of key {key.id} covers the recipient", recipient)
     return Proof(False, "the token is ours but does not cover this recipient")
 
 
@@ -179,8 +182,12 @@ def verp_tag(key: Key, recipient: str) -> str:
 
 
 def check_verp_tag(tag: str, keyring: Keyring, recipient: str) -> Proof:
-    """Return whether `tag` is ours for `recipient`, under any key of the ring."""
+    """Return whether `tag` is ours for `recipient`, under any key of the ring; that address is what is proven."""
     fits = [
         hmac.compare_digest(verp_tag(key, recipient), tag.lower()) for key in keyring.keys.values() if tag.isascii()
     ]
-    return Proof(True, "keyed VERP address") if any(fits) else Proof(False, "the VERP tag is not ours")
+    return (
+        Proof(True, "keyed VERP address", fold_address(recipient))
+        if any(fits)
+        else Proof(False, "the VERP tag is not ours")
+    )

@@ -20,7 +20,7 @@ from milter_bounce import limits, pipeline
 from milter_bounce.decide.answer import AllowList, suppressed
 from milter_bounce.delivery import Action, Kind, Source
 from milter_bounce.protocol import verp
-from milter_bounce.protocol.genuine import Arrival, Trust, believe
+from milter_bounce.protocol.genuine import Arrival, Trust, believe, proven
 from milter_bounce.verdict import EMPTY_HISTORY, AdviceKind, Outcome, event, log_line, notice_line, printable
 
 from . import keys
@@ -136,9 +136,16 @@ class Desk:
         for found in report.statuses[:RECIPIENTS_LIMIT]:
             # in a report of this very MTA, whatever no remote MTA said is our own side's trouble
             local = arrival.own and found.diagnostic_type not in {None, "smtp"}
-            status = replace(found, queue_id=queue_id, source=Source.REPORT, at=found.at or now, local=local)
+            status = replace(
+                found,
+                queue_id=queue_id,
+                source=Source.REPORT,
+                at=found.at or now,
+                local=local,
+                hearsay=not arrival.own and not engine.settings.block.believe_reports,
+            )
             proof = believe(report, status, arrival, engine.trust)
-            outcome, notices = self._judge(engine, rules, status, now, proof, known=known)
+            outcome, notices = self._judge(engine, rules, proven(status, proof), now, proof, known=known)
             outcomes.append(outcome)
             self._tell(outcome, notices)
         if (left := len(report.statuses) - RECIPIENTS_LIMIT) > 0:

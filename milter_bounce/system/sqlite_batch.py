@@ -218,7 +218,7 @@ class SqliteBatch:
         self._start()
         self._latest_ms = now_ms = to_ms(now)
         self._new.counts[now_ms // HOUR_MS, verdict.operator or OTHER, verdict.category] += 1
-        if verdict.operator and status.remote_mta and (domain := domain_of(status.recipient)):
+        if verdict.operator and status.remote_mta and not status.hearsay and (domain := domain_of(status.recipient)):
             self.learn_operator(domain, verdict.operator, now)
         if outcome.advice.kind is AdviceKind.NONE:
             return []

@@ -46,7 +46,12 @@ def host():
     with Sinks("127.0.66") as sinks:
         ok = sinks.add("ok.test")
         liar = sinks.add("liar.test", Script(rcpt=FAKE))
-        routes = {"ok.test": ok, "liar.test": liar}
+        routes = {
+            "ok.test": ok,
+            "liar.test": liar,
+            "evil.test": sinks.add("evil.test"),
+            "foul.test": sinks.add("foul.test"),
+        }
         # the programs start before Postfix here; what they say is to stand in its log all the same
         over = {"log": {"output": "postlog"}, "advice": {"time_scale": 1.0}, "answer": {"request_s": 2}}
         mta = Enforced(folder / "p", over, ("milterd", "answerd", "logd"), routes=routes)
@@ -66,7 +71,8 @@ def state(host) -> dict[str, list]:
     """Return what an attacker would like to change."""
     with contextlib.closing(sqlite3.connect(host.folder / "state.db", timeout=10)) as store:
         tables = ("suppressions", "blocks", "bounces", "refusals", "backoffs")
-        return {t: [row for row in store.execute(f"SELECT * FROM {t}") if "liar.test" not in str(row)] for t in tables}
+        rows = {t: store.execute(f"SELECT * FROM {t}").fetchall() for t in tables}
+        return {t: [row for row in rows[t] if not re.search(r"(?:liar|evil|foul)\.test", str(row))] for t in tables}
 
 
 def report(host, *recipients, to=NEWS, headers=None, **words) -> None:
@@ -145,6 +151,33 @@ def token_with_unicode_digits(host):
 
 def thousand_recipients_in_one_report(host):
     report(host, *(f"v{n}@ok.test" for n in range(1000)))
+
+
+def returned_by(host, recipient: str) -> str:
+    """Return the header of the message that the attacker got as `recipient`, as a report returns it."""
+    sink = host.sinks[recipient.partition("@")[2]]
+    taken = host.wait_for(lambda: next((t for t in sink.taken if t.recipients == [recipient]), None))
+    return taken.data.decode().replace("\r\n", "\n").partition("\n\n")[0] + "\n"
+
+
+def own_recipient_as_the_original_of_another(host):
+    """Who got a message of ours says that it was redirected to the victim, and that it failed there: it is his own failure."""
+    host.send(NEWS, "mallory@foul.test")
+    headers = returned_by(host, "mallory@foul.test")
+    report(host, "victim@ok.test", headers=headers, fields="Original-Recipient: rfc822;mallory@foul.test\n")
+    host.wait_log(r"milterd\[\d+\]: \w+: to=<mallory@foul.test>, operator=.*genuine=yes")
+
+
+def genuine_reports_that_speak_for_gmail(host):
+    """Twenty subscribers at a domain of the attacker's return genuine tokens, and say that Gmail refuses us."""
+    said = "550 5.7.1 Service unavailable; blocked using zen.spamhaus.org - gsmtp"
+    claim = "Remote-MTA: dns; gmail-smtp-in.l.google.com\n"
+    recipients = [f"r{number}@{('evil', 'foul')[number % 2]}.test" for number in range(20)]
+    for recipient in recipients:
+        host.send(NEWS, recipient)
+    for recipient in recipients:
+        report(host, recipient, headers=returned_by(host, recipient), said=said, status="5.7.1", fields=claim)
+        host.wait_log(rf"milterd\[\d+\]: \w+: to=<{recipient}>, operator=google, .*advice=hold, .*genuine=yes")
 
 
 def report_claims_to_be_ours(host):
@@ -389,6 +422,8 @@ ATTACKS = [
     token_of_another_sender,
     token_with_unicode_digits,
     thousand_recipients_in_one_report,
+    own_recipient_as_the_original_of_another,
+    genuine_reports_that_speak_for_gmail,
     report_claims_to_be_ours,
     forged_blocks_to_hold_gmail,
     report_with_nul_everywhere,

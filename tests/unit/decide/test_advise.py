@@ -274,6 +274,7 @@ def test_advise_hold_of_one_recipient_stands_when_tried_early():
         pytest.param("auth-failure", {"sender": None}, {}, None, id="sender-unknown"),
         pytest.param("auth-failure", {"sender": "<>"}, {}, None, id="null-reverse-path"),
         pytest.param("poor-reputation", {"local": True}, {}, None, id="own-side"),
+        pytest.param("poor-reputation", {"hearsay": True}, {"operator": "yahoo"}, None, id="told-by-another"),
         pytest.param("poor-reputation", {"recipient": None}, {}, None, id="nobody"),
         pytest.param("policy-rejection", {}, {"scope": Scope.RECIPIENT}, None, id="recipients-own-list"),
         pytest.param("spam-content", {}, {"operator": "yahoo"}, None, id="message"),
@@ -295,6 +296,14 @@ def test_block_key_names_destination_and_sender(category, changes, verdict_chang
 def test_backoff_key_names_the_destination(category, operator, key):
     """Only failures of a destination back it off."""
     assert backoff_key(status(), verdict(category, operator=operator)) == key
+
+
+def test_hearsay_holds_its_own_recipient_only():
+    """What only somebody else's report tells of an operator puts off that recipient, and nobody besides."""
+    told = status(hearsay=True, action=Action.FAILED)
+    advice = adviser().advise(told, verdict("poor-reputation", operator="yahoo"), History(refusals=99), NOW)
+    assert (advice.kind, advice.block) == (HOLD, None)
+    assert backoff_key(told, verdict("rate-limited", operator="yahoo")) is None
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from milter_bounce.delivery import DeliveryReport, DeliveryStatus, Kind
 from milter_bounce.protocol import token, verp
-from milter_bounce.protocol.genuine import Arrival, Trust, believe
+from milter_bounce.protocol.genuine import Arrival, Trust, believe, proven
 from milter_bounce.protocol.token import Key, Keyring, check, mint
 
 DAY = 20777
@@ -129,6 +130,36 @@ def test_keyed_verp_does_not_convict_another_recipient():
     trust = Trust(RING, (verp.compile_pattern(PATTERN),), DAY)
     found = believe(report(), DeliveryStatus("victim@example.org"), Arrival((tagged,)), trust)
     assert not found.genuine
+
+
+@pytest.mark.parametrize(
+    ("final", "original", "about"),
+    [
+        pytest.param("a@example.net", None, "a@example.net", id="final"),
+        pytest.param("A@Example.NET", None, "A@Example.NET", id="final-in-capitals"),
+        pytest.param("elsewhere@example.org", "A@example.net", "A@example.net", id="redirected"),
+        pytest.param("a@example.net", "victim@example.org", "a@example.net", id="original-of-another"),
+    ],
+)
+def test_proven_status_is_about_the_address_that_we_mailed(final, original, about):
+    """Whoever got a message may name any address as the one that it was redirected to: that one is not proven."""
+    value = token.mint(NEW, DAY, "news@example.com", "1@x", ["a@example.net"])
+    headers = [("Message-ID", "<1@x>"), (token.HEADER_NAME, value)]
+    status = DeliveryStatus(final, original_recipient=original)
+    found = believe(report(headers), status, Arrival(("news@example.com",)), Trust(RING, (), DAY))
+    assert found.genuine
+    assert proven(status, found).recipient == about
+    assert proven(status, replace(found, genuine=False)) == status
+
+
+def test_proven_by_keyed_verp_is_the_address_of_the_tag():
+    """The same where the proof is the address that the report came to."""
+    trust = Trust(RING, (verp.compile_pattern("b+{tag}={user}={domain}@l.example"),), DAY)
+    tagged = f"b+{token.verp_tag(NEW, 'jo@example.net')}=jo=example.net@l.example"
+    status = DeliveryStatus("victim@example.org", original_recipient="jo@example.net")
+    found = believe(report(), status, Arrival((tagged,)), trust)
+    assert found.genuine
+    assert proven(status, found).recipient == "jo@example.net"
 
 
 def test_own_report_needs_no_token():
