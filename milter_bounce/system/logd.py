@@ -25,7 +25,10 @@ LIMITS
 SECURITY
     Started as root it becomes settings.user before it reads the log; that user must be
     allowed to (Debian: group adm). Replies in the log are outside text: they are read by
-    Postfix's own form alone, and escaped wherever they are written.
+    Postfix's own form alone, and escaped wherever they are written. Of the journal only
+    entries count that root, Postfix's owner or Sendmail's users wrote. A file tells no
+    writer: where syslog writes it, every local user can add a line with logger(1); where
+    users are not trusted, have Postfix write its own (maillog_file), or follow the journal.
 
 BUGS
     Lines that were committed but not yet written when the program was killed are not

@@ -6,8 +6,10 @@ the position behind it. Does not: read what the lines say.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import pwd
 import selectors
 import shutil
 import subprocess
@@ -28,7 +30,10 @@ if TYPE_CHECKING:
 PIECE_BYTES: Final = 262_144
 LINE_LIMIT_BYTES: Final = limits.PIPE_LINE_BYTES
 
-JOURNAL_FIELDS: Final = "MESSAGE,SYSLOG_IDENTIFIER,SYSLOG_PID,_PID,_HOSTNAME"
+JOURNAL_FIELDS: Final = "MESSAGE,SYSLOG_IDENTIFIER,SYSLOG_PID,_PID,_UID,_HOSTNAME"
+MAIL_USERS: Final = ("root", "postfix", "smmta", "smmsp")
+"""Who writes what an MTA logs, besides Postfix's mail_owner; logger(1) lets anybody else write the same."""
+
 SYSTEM_LOGS: Final = ("/var/log/mail.log", "/var/log/maillog")
 """Debian's and Red Hat's."""
 
@@ -130,13 +135,20 @@ class JournalSource:
         cursor: where to go on; None = first time.
         from_start: whether the first time begins with the oldest entry.
         command: for another journal: ``("journalctl", "--directory=...")``.
+        writers: user ids whose entries count, as the journal itself knows them; an entry that tells none counts.
     """
 
     name = "journal"
 
     def __init__(
-        self, cursor: str | None, *, from_start: bool = False, command: tuple[str, ...] = ("journalctl",)
+        self,
+        cursor: str | None,
+        *,
+        from_start: bool = False,
+        command: tuple[str, ...] = ("journalctl",),
+        writers: frozenset[str] | None = None,
     ) -> None:
+        self._writers = mail_uids() if writers is None else writers
         self._cursor, self._from_start, self._command = cursor, from_start, command
         self._process: subprocess.Popen[bytes] | None = None
         self._pipe: _Pipe | None = None
@@ -175,7 +187,7 @@ class JournalSource:
         return Batch(lines, self._cursor)
 
     def _entry(self, raw: bytes) -> str | None:
-        """Return a journal entry as a line of a log; None for one without message or time."""
+        """Return a journal entry as a line of a log; None for one without message or time, or by somebody else."""
         try:
             entry = json.loads(raw)
             stamp = datetime.fromtimestamp(int(entry["__REALTIME_TIMESTAMP"]) / 1_000_000, UTC).isoformat()
@@ -186,7 +198,8 @@ class JournalSource:
             self._cursor = cursor
         message = _text(entry.get("MESSAGE"))
         tag = _text(entry.get("SYSLOG_IDENTIFIER"))
-        if message is None or tag is None:
+        writer = _text(entry.get("_UID"))
+        if message is None or tag is None or (writer is not None and writer not in self._writers):
             return None
         pid = _text(entry.get("SYSLOG_PID")) or _text(entry.get("_PID")) or "0"
         host = _text(entry.get("_HOSTNAME")) or "localhost"
@@ -232,19 +245,33 @@ def followed(section: LogSection) -> str:
     return "journal" if has_journal else SYSTEM_LOGS[0]
 
 
-def _maillog_file() -> str | None:
-    """Return Postfix's ``maillog_file``; None where it is not set, or is no file."""
+def mail_uids() -> frozenset[str]:
+    """Return the user ids, as text, of those who write an MTA's log on this host."""
+    found = set()
+    for name in (*MAIL_USERS, _postconf("mail_owner")):
+        with contextlib.suppress(KeyError):
+            found.add(str(pwd.getpwnam(name).pw_uid))
+    return frozenset(found)
+
+
+def _postconf(name: str) -> str:
+    """Return a setting of this host's Postfix; empty where it is not set, or there is no Postfix."""
     try:
         asked = subprocess.run(
-            ["postconf", "-xh", "maillog_file"],  # noqa: S607 - found by PATH as an administrator would
+            ["postconf", "-xh", name],  # noqa: S607 - found by PATH as an administrator would
             check=False,
             capture_output=True,
             text=True,
             timeout=10,
         )
     except (OSError, subprocess.TimeoutExpired):
-        return None
-    path = asked.stdout.strip()
+        return ""
+    return asked.stdout.strip()
+
+
+def _maillog_file() -> str | None:
+    """Return Postfix's ``maillog_file``; None where it is not set, or is no file."""
+    path = _postconf("maillog_file")
     return path if path.startswith("/") and not path.startswith("/dev/") else None
 
 

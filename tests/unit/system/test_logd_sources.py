@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import shutil
 import subprocess
 import sys
@@ -99,6 +100,8 @@ def test_journal_entries_become_lines(tmp_path):
             "a Nov 20 10:00:00 mx postfix/smtp[1]: b",
             id="forged",
         ),
+        pytest.param({"_UID": "0"}, "4cXyz: to=<a@b>", id="by-root"),
+        pytest.param({"_UID": "1000"}, None, id="by-somebody-with-logger"),
         pytest.param({"MESSAGE": None}, None, id="too-large"),
         pytest.param({"MESSAGE": {"x": 1}}, None, id="nonsense"),
         pytest.param({"SYSLOG_IDENTIFIER": None}, None, id="no-program"),
@@ -178,6 +181,18 @@ def test_followed_log_is_what_the_configuration_names():
         "journal",
         "-",
     ]
+
+
+def test_writers_of_the_journal_are_root_and_the_mta(tmp_path, monkeypatch):
+    """Whom Postfix names as its owner counts, too; a name that is nobody's does not matter."""
+    script = tmp_path / "postconf"
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    for owner, uid in (("nobody", str(pwd.getpwnam("nobody").pw_uid)), ("no-such-user", None)):
+        script.write_text(f"#!/bin/sh\necho {owner}\n")
+        script.chmod(0o755)
+        found = logsource.mail_uids()
+        assert "0" in found
+        assert uid is None or uid in found
 
 
 @pytest.mark.parametrize(
