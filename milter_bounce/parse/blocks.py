@@ -42,6 +42,9 @@ _SENDERS_WORDS = re.compile(
 _ALIAS = re.compile(
     rf"\(?(?:expanded|generated|originally|redirected) (?:from|to):?[ \t\n]+<?({ADDRESS})>?[\s)]*:?", re.IGNORECASE
 )
+_CAME_FROM = re.compile(r"(?m)^[ \t]*from[ \t]+\S{1,320}[ \t]*(?:\[[0-9A-Fa-f.:]{3,45}\])?[ \t]*$", re.IGNORECASE)
+"""Sendmail's second line, "from ann@localhost": who handed the message in."""
+
 _ALIAS_BEGINS = re.compile(r"\((?:expanded|generated|originally|redirected) (?:from|to):?\s*$", re.IGNORECASE)
 _GREETING = re.compile(r"\s*(?:様|您好|님)|[,،，]?\s*$")
 
@@ -174,7 +177,7 @@ def _in_sentence(words: str, readers: Readers, not_recipients: Collection[str]) 
     meant = [a for a in dict.fromkeys(meant) if a.lower() not in not_recipients]
     if len(meant) == 1:
         return meant
-    others = [a for a in addresses_in(head) if _believable(a, readers, not_recipients)]
+    others = [a for a in addresses_in(_CAME_FROM.sub("", head)) if _believable(a, readers, not_recipients)]
     return others if len(others) == 1 else []
 
 

@@ -218,3 +218,13 @@ def test_supplementary_info_stands_in_for_a_diagnostic():
         )
     )
     assert (found.reply_code, str(found.status), found.diagnostic_type) == (550, "5.1.1", "smtp")
+
+
+def test_who_handed_the_message_in_is_no_recipient():
+    """Sendmail's second line names the sender; where nobody else is named, nobody is."""
+    words = (
+        b"From: MAILER-DAEMON@mx.example.net (Mail Delivery Subsystem)\nSubject: Returned mail: see transcript for details\n\n"
+        b"The original message was received at Thu, 19 Nov 2026 08:00:00 +0100\nfrom ann@localhost\n\n"
+        b"   ----- Transcript of session follows -----\n550 5.1.1 User unknown\n"
+    )
+    assert [status.recipient for status in parse_report(words, READERS).statuses if status.recipient] == []
