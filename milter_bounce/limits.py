@@ -262,12 +262,9 @@ IMPORT_ARRAY: Final = 268_435_456
 
 # -- memory: what outsiders can make us remember ----------------------------------------------------------------
 
-RULE_SET_BYTES: Final = 128 << 20
-"""States of the general RE2 Set; they are made as texts need them, and thrown away when it is reached. With less than
-16 MiB it misses matches (tried)."""
-
-RULE_OWN_BYTES: Final = 32 << 20
-"""States of one operator's RE2 Set: a tenth of the patterns."""
+RULE_SET_BYTES: Final = 1 << 20
+"""States of each RE2 Set of some 1,200 characters of patterns, a hundred of them; they are made as texts need them, and
+thrown away when it is reached. Half of it still missed no match (tried)."""
 
 RULE_BYTES: Final = 8 << 20
 """States of one pattern by itself (RE2's own default)."""

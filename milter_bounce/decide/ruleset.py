@@ -19,7 +19,7 @@ from .assemble import addresses, blocklist_rules, everywhere, mark_rules, overri
 from .codes import DEFAULT_4XX, DEFAULT_5XX, DEFAULT_NONE, Codes
 from .judged import code_text, judged
 from .rule_toml import Operator, Rule, RuleFile, RulesError, Tier, from_values, to_values
-from .scan import NO_CODES, OWN_BYTES, Scan, joined, refuse_broken
+from .scan import NO_CODES, Scan, joined, refuse_broken
 from .times import Times
 from .words import WORDS_LIMIT, words_of
 
@@ -250,7 +250,7 @@ class RuleSet:
         """Return the compiled rules of one operator, made when it is first met."""
         scan = self._own.get(operator)
         if scan is None:
-            scan = self._own[operator] = Scan(self._own_rules.get(operator, ()), limit=OWN_BYTES)
+            scan = self._own[operator] = Scan(self._own_rules.get(operator, ()))
         return scan
 
     def _named(self, hits: list[int], raw: bytes) -> tuple[Blocklist, ...]:

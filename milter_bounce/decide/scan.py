@@ -1,7 +1,7 @@
 """Rules in their order, compiled: which of them match a text and its codes.
 
-Goes in: rules in order. Comes out: `Scan`, one RE2 Set over all their texts,
-which names the rules that match, first one first. Does not: choose or judge.
+Goes in: rules in order. Comes out: `Scan`, RE2 Sets over all their texts,
+which name the rules that match, first one first. Does not: choose or judge.
 Linear in the text: RE2 has no backtracking.
 """
 
@@ -14,17 +14,17 @@ import re2
 
 from milter_bounce import limits
 
+from .pieces import alternatives, grouped
 from .rule_toml import RulesError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from milter_bounce.delivery import EnhancedStatus
 
     from .rule_toml import Rule
 
 SET_BYTES: Final = limits.RULE_SET_BYTES
-OWN_BYTES: Final = limits.RULE_OWN_BYTES
 ONE_BYTES: Final = limits.RULE_BYTES
 CODES_KEPT: Final = limits.CODES_KEPT
 MATCHED_LIMIT: Final = limits.MATCHED_BYTES
@@ -33,7 +33,6 @@ CodesOf = tuple["int | None", "EnhancedStatus | None", "str | None"]
 """Reply code, enhanced status and command of a status: the conditions beside the text."""
 
 NO_CODES: Final[CodesOf] = (None, None, None)
-_NEVER: Final = r"[^\x00-\x{10FFFF}]"  # stands in the Set for a rule without text: index of pattern = index of rule
 
 
 def _options(limit: int) -> re2.Options:
@@ -107,49 +106,66 @@ def refuse_broken(rules: Iterable[Rule]) -> None:
 
 
 class Scan:
-    """One RE2 Set over the texts of `rules`; what it finds is in their order.
+    """RE2 Sets over the texts of `rules`; what they find is in the rules' order.
 
-    The Set holds the texts loosened, so a hit of one that was is looked at again with the text as written.
+    The Sets hold the texts loosened, so a hit of one that was is looked at again with the text as written.
     """
 
-    def __init__(self, rules: Sequence[Rule], extra: Sequence[str] = (), limit: int = SET_BYTES) -> None:
-        """Compile `rules` and the `extra` patterns, whose hits are numbered after the rules'; `limit` bounds its memory.
+    def __init__(self, rules: Sequence[Rule], extra: Sequence[str] = ()) -> None:
+        """Compile `rules` and the `extra` patterns, whose hits are numbered after the rules'.
 
         Raises:
             RulesError: file, rule and what RE2 says.
         """
         self.rules = tuple(rules)
-        self._set = re2.Set.SearchSet(_options(limit))
         self._patterns: list[str] = []
+        self._pieces: list[tuple[int, str]] = []
+        self._owners: list[Rule | None] = []
         self._ones: dict[int, re2._Regexp] = {}
         self._bare = tuple(index for index, rule in enumerate(rules) if not rule.text)
         self._bare_known: dict[CodesOf, tuple[int, ...]] = {}
         for rule in rules:
-            self._add(joined(rule.text) if rule.text else _NEVER, rule)
+            self._add(rule.text or (), rule)
         for pattern in extra:
-            self._add(pattern, None)
-        self._unless = {i: self._add(joined(rule.unless), rule) for i, rule in enumerate(rules) if rule.unless}
+            self._add((pattern,), None)
+        self._unless = {i: self._add(rule.unless, rule) for i, rule in enumerate(rules) if rule.unless}
         self._loose = frozenset(i for i, pattern in enumerate(self._patterns) if loosened(pattern) != pattern)
         self._conditional = frozenset(
             i for i, r in enumerate(rules) if not (r.reply is None and r.status is None and r.command is None)
         )
         self._plain = frozenset(range(len(rules))) - self._loose - self._conditional - frozenset(self._unless)
-        if self._patterns:
-            self._set.Compile()
-        self._match = self._set._set.Match if self._patterns else None  # noqa: SLF001 - skips a layer on the hot path
+        self._sets = [self._compiled(group) for group in grouped(self._pieces)]
+        del self._pieces, self._owners
 
-    def _add(self, pattern: str, rule: Rule | None) -> int:
-        try:
-            self._set.Add(loosened(pattern).encode())
-        except re2.error:
-            file, name = (rule.file, rule.id) if rule else ("times.toml", "a phrase")
-            raise RulesError(file, name, f"RE2 cannot take the pattern: {why_not(pattern)}") from None
-        self._patterns.append(pattern)
-        return len(self._patterns) - 1
+    def _add(self, patterns: Sequence[str], rule: Rule | None) -> int:
+        """Take up the patterns of one rule, and return its number among them."""
+        number = len(self._patterns)
+        self._patterns.append(joined(patterns) if patterns else "")
+        self._pieces += [(number, loosened(piece)) for pattern in patterns for piece in alternatives(pattern)]
+        self._owners.append(rule)
+        return number
+
+    def _compiled(self, group: list[tuple[int, str]]) -> tuple[tuple[int, ...], Callable[[bytes], list[int]]]:
+        """Return the numbers of a group's pieces, and what tells which of them match."""
+        made = re2.Set.SearchSet(_options(max(SET_BYTES, SET_BYTES * sum(len(piece) for _, piece in group) // 1024)))
+        for number, piece in group:
+            try:
+                made.Add(piece.encode())
+            except re2.error:
+                rule = self._owners[number]
+                file, name = (rule.file, rule.id) if rule else ("times.toml", "a phrase")
+                why = why_not(self._patterns[number])
+                raise RulesError(file, name, f"RE2 cannot take the pattern: {why}") from None
+        made.Compile()
+        return tuple(number for number, _ in group), made._set.Match  # noqa: SLF001 - skips a layer on the hot path
 
     def hits(self, raw: bytes) -> list[int]:
         """Return the numbers of the patterns that may match `raw`, in order: rules, then extra ones, then `unless`."""
-        return sorted(self._match(raw)) if self._match is not None else []
+        found: set[int] = set()
+        for numbers, match in self._sets:
+            if matched := match(raw):
+                found.update([numbers[index] for index in matched])
+        return sorted(found)
 
     def bare(self, codes: CodesOf) -> tuple[int, ...]:
         """Return the rules without text whose conditions hold."""

@@ -619,7 +619,6 @@ ELSEWHERE = {
 }
 ENGINE = {
     "RULE_SET_BYTES": "RE2's own budget, counted by it",
-    "RULE_OWN_BYTES": "RE2's own budget, counted by it",
     "RULE_BYTES": "RE2's own budget, counted by it",
     "DNS_PAYLOAD_BYTES": "told to the server, which keeps to it",
     "TEXTS_KEPT": "size of an lru_cache",
