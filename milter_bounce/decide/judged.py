@@ -43,6 +43,8 @@ def judged(rule: Rule, matched: str, operator: str | None, status: DeliveryStatu
         class_, advice = FailureClass.SOFT, AdviceKind.RETRY
     if rule.class_ is not None and rule.advice is None and rule.class_ is not defaults.class_:
         advice = _ADVICE_OF[rule.class_]
+    if advice is AdviceKind.GIVE_UP and status.action is Action.DELAYED:
+        advice = AdviceKind.RETRY  # x.4.7 in a warning: who writes it goes on trying
     if status.local and advice is AdviceKind.SUPPRESS:
         advice = AdviceKind.FIX
     return Classification(class_, rule.category, advice, rule.scope or defaults.scope, rule.id, matched, operator)

@@ -73,6 +73,7 @@ def read_blocks(words: str, readers: Readers, not_recipients: Collection[str]) -
     """
     if "@" not in words:
         return []
+    not_recipients = {*not_recipients, *(clean(found[1]).lower() for found in readers.offered.finditer(words))}
     lines = [line[:LINE_LIMIT] for line in words.split("\n", LINES_LIMIT)[:LINES_LIMIT]]
     for finder in (_at_head, _behind_label, _in_replies):
         found = finder(lines, readers, not_recipients)

@@ -72,6 +72,9 @@ class Readers:
     because: tuple[str, ...]
     """Words before a reason: a line that has one is no noise."""
 
+    offered: re.Pattern[str]
+    """An address that is there to be written to, or is greeted, with the words before it."""
+
     other_labels: frozenset[str]
     sender_words: tuple[str, ...]
     """How a line ends whose next names the sender."""
@@ -119,6 +122,7 @@ class Readers:
                 recipient_sentences=tuple(map(_naming, general["recipient_sentences_re"])),
                 message_to=_naming(general["message_to_re"]),
                 because=_lower(general["because"]),
+                offered=_naming(general["offered_re"]),
                 other_labels=frozenset(_lower(general["other_labels"])),
                 sender_words=_lower(general["sender_words"]),
                 recipient_labels=_lower(general["recipient_labels"]),

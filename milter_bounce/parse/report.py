@@ -331,6 +331,8 @@ def _is_report(view: View, family: Family | None) -> bool:
     if any(phrase in view.subject.lower() for phrase in readers.notices):
         return False
     failed_field = view.fields.get("x-failed-recipients") is not None
+    if not (view.null_sender or failed_field or family or view.returns_message) and _is_typed(view):
+        return False
     system = view.from_daemon or view.null_sender or failed_field
     answer = _is_answer(view)
     if answer and not view.null_sender and _is_written(view, family):
@@ -358,6 +360,12 @@ def _is_report(view: View, family: Family | None) -> bool:
         # a daemon that quotes a refusal reports it, in whatever language
         or (plainly and not view.is_list_mail() and reply_start(view.words[:6000]) is not None)
     )
+
+
+def _is_typed(view: View) -> bool:
+    """Tell whether a mail from postmaster's address comes from a person's mail program: an answer, with his return path."""
+    program = any(view.fields.get(name) is not None for name in ("in-reply-to", "user-agent"))
+    return program and view.fields.get("return-path") is not None
 
 
 def _is_written(view: View, family: Family | None) -> bool:
