@@ -92,8 +92,10 @@ class MailLog:
 
 
 def _child(settings: Settings, rules: object) -> None:
-    # the rules are loaded once, before the fork: 200 starts would spend most of their time on them
+    # the rules are loaded once, before the fork: 200 starts would spend most of their time on them, and on looking
+    # through what pytest left in memory
     program.load_rules = lambda _: rules
+    program.settle = lambda: None
     daemon = program.Logd(settings, None, events=False)
     signal.signal(signal.SIGTERM, daemon.stop)
     os._exit(daemon.run())
