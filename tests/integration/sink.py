@@ -11,6 +11,7 @@ import asyncio
 import re
 import socket
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -45,6 +46,7 @@ class Taken:
     sender: str
     recipients: list[str]
     data: bytes
+    at: float  # seconds since the epoch
 
 
 @dataclass
@@ -132,7 +134,7 @@ class Sink:
                     data = await self._message(reader)
                     first = recipients[0]
                     if (await self._say(writer, "eod", first, "250 2.0.0 Ok: queued as SINK")).startswith("2"):
-                        self.taken.append(Taken(sender, recipients, data))
+                        self.taken.append(Taken(sender, recipients, data, time.time()))
                     recipients = []
             elif verb in {"RSET", "NOOP"}:
                 writer.write(b"250 2.0.0 Ok\r\n")
