@@ -60,6 +60,10 @@ queue file."""
 JUDGED_RECIPIENTS: Final = 1000
 """Recipients of one report that are judged, as many as Postfix takes in one message; the rest is counted."""
 
+REPORT_WORDINGS: Final = 50
+"""Wordings of one report that are judged; a recipient with yet another one is judged by its codes. A real report has
+one to five, and each that no rule set has met costs milliseconds: a thousand of them would keep milterd for seconds."""
+
 FEEDBACK_RECIPIENTS: Final = 200
 """Recipients of one complaint: a report on a message to many names them all (Return Path, up to some dozens)."""
 

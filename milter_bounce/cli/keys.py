@@ -41,10 +41,11 @@ def new(conf: Path | None) -> None:
     except store.KeyFault as error:
         click.echo(f"milter-bounce: {error}", err=True)
         sys.exit(2)
-    try:
-        shutil.chown(path, settings.user)
-    except (LookupError, PermissionError):
-        click.echo(f"milter-bounce: warning: {path} stays yours: chown {settings.user} {path}", err=True)
+    if settings.user:
+        try:
+            shutil.chown(path, settings.user)
+        except (LookupError, PermissionError):
+            click.echo(f"milter-bounce: warning: {path} stays yours: chown {settings.user} {path}", err=True)
     click.echo(str(path))
 
 

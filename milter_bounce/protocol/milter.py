@@ -68,8 +68,8 @@ class Message:
 
     def mail(self, sender: bytes) -> Step:
         """Begin a message; `sender` is the reverse-path as given, ``<>`` for the null one (RFC 5321, 4.5.5)."""
-        self.sender = sender
-        self.is_report = sender.strip() in {b"<>", b""} or bool(_DAEMON.match(sender.strip()))
+        self.sender = sender = sender.strip()
+        self.is_report = sender in {b"<>", b""} or _DAEMON.match(sender) is not None
         return Step.CONTINUE
 
     def rcpt(self, recipient: bytes) -> Step:

@@ -97,30 +97,43 @@ def fold_message_id(value: str) -> str:
 
 
 @lru_cache(maxsize=limits.KEYS)
-def _keyed(secret: bytes) -> hmac.HMAC:
-    """Return HMAC-SHA256 that has read its key: `hmac.digest` lets other threads run, and waits for them, each time."""
-    return hmac.new(secret, digestmod="sha256")
+def _keyed(key: Key) -> hmac.HMAC:
+    """Return HMAC-SHA256 that has read its key and what each MAC of it covers first.
+
+    `hmac.digest` lets other threads run, and waits for them, each time.
+    """
+    keyed = hmac.new(key.secret, digestmod="sha256")
+    keyed.update(_raw(f"{VERSION}\0{key.id}\0"))
+    return keyed
 
 
-def _mac(key: Key, size: int, *words: str) -> str:
-    keyed = _keyed(key.secret).copy()
-    keyed.update("\0".join((VERSION, key.id, *words)).encode("utf-8", "surrogateescape"))
+def _raw(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
+
+
+def _mac(key: Key, size: int, covered: bytes) -> str:
+    keyed = _keyed(key).copy()
+    keyed.update(covered)
     # base64url (RFC 4648, 5) in one call
     return binascii.b2a_base64(keyed.digest()[:size], newline=False).translate(_URL_SAFE, b"=").decode()
 
 
-def _reach(covered: str) -> str:
-    """Return what ``m`` also covers: whether the token is for the whole message, so that none can be widened."""
-    return "whole" if covered == "*" else "each"
+def _message_mac(key: Key, *, whole: bool, message: bytes) -> str:
+    """Return ``m``; it also covers whether the token is for the message as a whole, so that none can be widened."""
+    return _mac(key, MAC_BYTES, (b"whole\0" if whole else b"each\0") + message)
+
+
+def _recipient_mac(key: Key, message: bytes, recipient: str) -> str:
+    return _mac(key, RECIPIENT_MAC_BYTES, b"recipient\0" + message + b"\0" + _raw(recipient))
 
 
 def mint(key: Key, day: int, sender: str, message_id: str, recipients: Iterable[str]) -> str:
     """Return the header's value for one outgoing message."""
-    words = (str(day), fold_address(sender), message_id)
+    message = _raw(f"{day}\0{fold_address(sender)}\0{message_id}")
     each = list(dict.fromkeys(map(fold_address, recipients)))
-    macs = [_mac(key, RECIPIENT_MAC_BYTES, "recipient", *words, r) for r in each[: RECIPIENT_CAP + 1]]
-    covered = "*" if not macs or len(each) > RECIPIENT_CAP else ",".join(macs)
-    return f"{VERSION}; k={key.id}; d={day}; m={_mac(key, MAC_BYTES, _reach(covered), *words)}; r={covered}"
+    whole = not each or len(each) > RECIPIENT_CAP
+    covered = "*" if whole else ",".join([_recipient_mac(key, message, r) for r in each])
+    return f"{VERSION}; k={key.id}; d={day}; m={_message_mac(key, whole=whole, message=message)}; r={covered}"
 
 
 def check(
@@ -157,18 +170,18 @@ def check(
     if not message_id:
         return Proof(False, "the report returns no Message-ID for the token to cover")
     for sender in map(fold_address, senders):
-        words = (str(day), sender, message_id)
-        if hmac.compare_digest(_mac(key, MAC_BYTES, _reach(covered), *words), mac):
-            return _covers(key, words, covered, [fold_address(r) for r in recipients if r])
+        message = _raw(f"{day}\0{sender}\0{message_id}")
+        if hmac.compare_digest(_message_mac(key, whole=covered == "*", message=message), mac):
+            return _covers(key, message, covered, [fold_address(r) for r in recipients if r])
     return Proof(False, "the token is not for a message of the address that the report came to")
 
 
-def _covers(key: Key, words: tuple[str, str, str], covered: str, recipients: list[str]) -> Proof:
+def _covers(key: Key, message: bytes, covered: str, recipients: list[str]) -> Proof:
     if covered == "*":
         return Proof(True, f"token of key {key.id} for the whole message")
     macs = covered.split(",")[:RECIPIENT_CAP]
     for recipient in recipients:
-        own = _mac(key, RECIPIENT_MAC_BYTES, "recipient", *words, recipient)
+        own = _recipient_mac(key, message, recipient)
         if any(hmac.compare_digest(own, mac) for mac in macs):
             return Proof(True, f"token of key {key.id} covers the recipient", recipient)
     return Proof(False, "the token is ours but does not cover this recipient")

@@ -21,7 +21,8 @@ DIAGNOSTICS
 
 LIMITS
     1 MiB of a message (milter.max_message_bytes), 256 KiB of header fields, 1,000
-    recipients of a report, 20 header fields added.
+    recipients of a report, the words of its first 50 different replies (beyond, codes
+    alone decide), 20 header fields added.
 
 SECURITY
     Started as root it becomes settings.user before it reads a byte from outside.
@@ -103,16 +104,11 @@ class Service:
             return any(client in network for network in networks if network.version == client.version)
 
         self.is_ours = is_ours
-
-    @property
-    def key(self) -> token.Key | None:
+        self.key = self.desk.engine.trust.keyring.stamping if settings.token.stamp else None
         """The key that stamps outgoing mail, if it is to be stamped."""
-        return self.desk.engine.trust.keyring.stamping if self.settings.token.stamp else None
 
-    @property
-    def refuses(self) -> bool:
+        self.refuses = settings.mode == "enforce" and settings.policy.refuse_suppressed
         """Whether suppressed recipients are refused at RCPT."""
-        return self.settings.mode == "enforce" and self.settings.policy.refuse_suppressed
 
 
 class Session(Milter.Base):  # type: ignore[misc]

@@ -25,7 +25,7 @@ from milter_bounce.decide.rule_toml import Rule, RulesError, Tier, TimePhrase
 from milter_bounce.decide.ruleset import RuleSet
 from milter_bounce.decide.scan import Scan
 from milter_bounce.decide.times import Times
-from milter_bounce.delivery import DeliveryStatus
+from milter_bounce.delivery import DeliveryReport, DeliveryStatus, Kind
 from milter_bounce.parse import blocks, draft, dsn, header, mime, reply, sendmail_cf, told
 from milter_bounce.parse.families import sendmail, ses
 from milter_bounce.parse.log import LogReader
@@ -51,7 +51,7 @@ from milter_bounce.system.dnsd import Dnsd
 from milter_bounce.system.learner import Learner
 from milter_bounce.system.logtally import Counting
 from milter_bounce.system.maillog import MailLog
-from milter_bounce.system.readers import load_readers
+from milter_bounce.system.readers import ReportRules, load_readers
 from milter_bounce.system.sqlite_gate import Gate
 from milter_bounce.system.sqlite_store import SqliteStore
 from milter_bounce.system.store import Due
@@ -393,6 +393,18 @@ def judged(count: int) -> int:
     return len(desk().handle(report(count), "4cX", Arrival()).outcomes)
 
 
+def wordings(count: int) -> int:
+    """Return in how many of so many wordings of one report a recipient is found to be unknown; codes alone do not tell."""
+    said = [
+        DeliveryStatus(f"u{n}@b.example", diagnostic=f"550 user unknown {lettered(n)}", reply_code=550)
+        for n in range(count)
+    ]
+    judge = ReportRules(DeliveryReport(Kind.DSN, tuple(said)), desk().engine.rules)
+    found = [judge.classify(status).category for status in [*said, *said]]
+    assert found[:count] == found[count:], "a wording once heeded stays so"
+    return found[:count].count("invalid-recipient")
+
+
 def added_fields(count: int) -> int:
     return len(desk().handle(report(count), "4cX", Arrival()).headers)
 
@@ -567,6 +579,7 @@ EDGES = {
     "POSTFIX_MESSAGES": (postfix_messages, CUT),
     "SENDMAIL_MESSAGES": (sendmail_messages, CUT),
     "JUDGED_RECIPIENTS": (judged, CUT),
+    "REPORT_WORDINGS": (wordings, CUT),
     "ADDED_FIELDS": (added_fields, CUT),
     "LINES_WAITING": (lines_waiting, CUT),
     "CONNECTIONS": (connections, CUT),
