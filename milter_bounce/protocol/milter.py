@@ -27,6 +27,7 @@ HEADER_NAME: Final = "X-Milter-Bounce"
 _REPORT_TYPE: Final = re.compile(
     rb"\s*(?:multipart/report|message/delivery-status|message/feedback-report)\b", re.IGNORECASE
 )
+_TELLING: Final = frozenset({"content-type", "x-failed-recipients", "auto-submitted", "message-id"})
 _DAEMON: Final = re.compile(rb"<?(?:mailer-daemon|postmaster|mail-daemon|mdaemon)(?:@|>|$)", re.IGNORECASE)
 
 
@@ -54,7 +55,7 @@ class Message:
     outgoing: bool = False
     """Set by the shell: this message leaves through us and is to be stamped."""
 
-    headers: list[tuple[bytes, bytes]] = field(default_factory=list)
+    headers: list[tuple[str, bytes]] = field(default_factory=list)
     message_id: bytes | None = None
     """Value of the first Message-ID field."""
 
@@ -78,23 +79,30 @@ class Message:
             self.recipients.append(recipient)
         return Step.CONTINUE
 
-    def header(self, name: bytes, value: bytes) -> None:
+    def header(self, name: str, value: bytes) -> None:
         """Note one header field; `value` may hold line ends where it was folded."""
         lower = name.lower()
-        if lower == b"content-type":
-            self.is_report = self.is_report or bool(_REPORT_TYPE.match(value))
-        elif lower == b"x-failed-recipients" or (lower == b"auto-submitted" and b"auto-replied" in value.lower()):
-            self.is_report = True
-        elif lower == b"message-id":
-            self.message_id = value if self.message_id is None else self.message_id
-        elif lower == b"x-milter-bounce":
+        if lower == "x-milter-bounce":
             self.forged_headers += 1
             return
+        if lower in _TELLING:
+            self._heed(lower, value)
         self._size += len(name) + len(value) + 4
         if self._size <= HEADER_LIMIT_BYTES:
             self.headers.append((name, value))
         else:
             self.truncated = True
+
+    def _heed(self, lower: str, value: bytes) -> None:
+        """Take what one of the fields `_TELLING` tells."""
+        if lower == "message-id":
+            self.message_id = value if self.message_id is None else self.message_id
+        elif (
+            lower == "x-failed-recipients"
+            or (lower == "content-type" and _REPORT_TYPE.match(value))
+            or (lower == "auto-submitted" and b"auto-replied" in value.lower())
+        ):
+            self.is_report = True
 
     def end_of_headers(self) -> Step:
         """Return ACCEPT for mail that is none of our business."""
@@ -114,6 +122,7 @@ class Message:
 
     def content(self) -> bytes:
         """Return the message as far as it was read, CRLF line ends in the header, envelope sender as Return-Path."""
-        fields = [b"Return-Path: " + self.sender, *(name + b": " + value for name, value in self.headers)]
+        named = (name.encode("utf-8", "surrogateescape") + b": " + value for name, value in self.headers)
+        fields = [b"Return-Path: " + self.sender, *named]
         head = b"\r\n".join(f.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n") for f in fields)
         return head + b"\r\n\r\n" + b"".join(self._chunks)

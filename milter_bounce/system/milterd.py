@@ -77,8 +77,8 @@ C function that wants str since Python 3.11, and its negotiate() swallows the Ty
 
 _NEVER: Final = milter.P_NOCONNECT | milter.P_NOHELO | milter.P_NODATA | milter.P_NOUNKNOWN
 _SILENT: Final = (milter.P_NR_MAIL, milter.P_NR_RCPT, milter.P_NR_HDR, milter.P_NR_EOH, milter.P_NR_BODY)
-_CONTINUE, _NOREPLY = int(Milter.CONTINUE), int(Milter.NOREPLY)
-_STEPS: Final = {Step.CONTINUE: _CONTINUE, Step.ACCEPT: int(Milter.ACCEPT)}
+_CONTINUE, _NOREPLY, _ACCEPT = int(Milter.CONTINUE), int(Milter.NOREPLY), int(Milter.ACCEPT)
+_STEPS: Final = {Step.CONTINUE: _CONTINUE, Step.ACCEPT: _ACCEPT}
 
 
 class Service:
@@ -190,7 +190,7 @@ class Session(Milter.Base):  # type: ignore[misc]
 
     def header_bytes(self, name: str, value: bytes) -> int:
         """Note a header field."""
-        self.message.header(name.encode("utf-8", "surrogateescape"), value)
+        self.message.header(name, value)
         return self._at_header
 
     def eoh(self) -> int:
@@ -199,21 +199,29 @@ class Session(Milter.Base):  # type: ignore[misc]
 
     def body(self, chunk: bytes) -> int:
         """Note a piece of the body."""
-        step = self.message.body(chunk)
+        message = self.message
+        if self._at_body == _NOREPLY and not message.is_report:
+            return _NOREPLY
+        step = message.body(chunk)
         return _NOREPLY if self._at_body == _NOREPLY else _STEPS[step]
 
     def eom(self) -> int:
         """Judge a report, stamp outgoing mail; whatever goes wrong, the message passes."""
+        message = self.message
         try:
-            for index in range(self.message.forged_headers, 0, -1):
-                self._ctx.chgheader(HEADER_NAME, index, "")
-            if self.message.is_report:
+            if message.forged_headers:
+                self._remove_forged(message.forged_headers)
+            if message.is_report:
                 return self._report()
-            if self.message.outgoing:
-                self._stamp()
+            if message.outgoing:
+                self._stamp(message)
         except Exception as error:  # mail flows: our fault must not become the MTA's
             self.service.log.warning(f"{self._ctx.getsymval('i')}: milter failed, the message passes: {error!r}")
-        return int(Milter.ACCEPT)
+        return _ACCEPT
+
+    def _remove_forged(self, count: int) -> None:
+        for index in range(count, 0, -1):
+            self._ctx.chgheader(HEADER_NAME, index, "")
 
     def _report(self) -> int:
         message = self.message
@@ -229,17 +237,17 @@ class Session(Milter.Base):  # type: ignore[misc]
         if handled.refuse == "reject" and not internal:
             self._ctx.setreply("550", "5.7.1", "this delivery report is not about a message of ours")
             return int(Milter.REJECT)
-        return int(Milter.ACCEPT)
+        return _ACCEPT
 
-    def _stamp(self) -> None:
-        key, message = self.service.key, self.message
+    def _stamp(self, message: Message) -> None:
+        key = self.service.key
         # a message without Message-ID: Sendmail has chosen what it will add, and tells (seen with 8.17.1)
-        message_id = _text(message.message_id or b"") or self._ctx.getsymval("{msg_id}")
+        message_id = _text(message.message_id) if message.message_id else self._ctx.getsymval("{msg_id}")
         if key is None or not message_id:
             return
-        sender, recipients = _text(message.sender), map(_text, message.recipients)
-        value = token.mint(key, keys.today(), sender, token.fold_message_id(message_id), recipients)
-        self._ctx.addheader(token.HEADER_NAME, value)
+        recipients = map(_text, message.recipients)
+        folded = token.fold_message_id(message_id)
+        self._ctx.addheader(token.HEADER_NAME, token.mint(key, keys.today(), _text(message.sender), folded, recipients))
 
     def close(self) -> int:
         """Forget the connection."""

@@ -161,7 +161,8 @@ def milter_message(data: bytes) -> None:
         elif verb == b"r":
             message.rcpt(rest)
         elif verb == b"h":
-            message.header(*(rest.split(b":", 1) if b":" in rest else (rest, b"")))
+            name, _, value = rest.partition(b":")
+            message.header(name.decode("utf-8", "surrogateescape"), value)
         elif verb == b"e":
             message.end_of_headers()
         elif verb == b"b":
@@ -169,7 +170,7 @@ def milter_message(data: bytes) -> None:
     kept = message.content()
     assert len(message.recipients) <= milter.RECIPIENT_LIMIT
     assert sum(map(len, message._chunks)) <= _SIZE
-    assert not any(name.lower() == b"x-milter-bounce" for name, _ in message.headers)
+    assert not any(name.lower() == "x-milter-bounce" for name, _ in message.headers)
     assert kept.startswith(b"Return-Path: ")
 
 
