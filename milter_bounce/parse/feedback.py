@@ -58,7 +58,7 @@ def _arf_fields(view: View) -> Fields | None:
             return fields_of(re.sub(r"\n[ \t]*\n+", "\n", part.text().strip()))
     stated = parameter(view.fields.get("content-type"), "report-type").lower()
     if stated != "feedback-report":
-        return _inline_fields(view)
+        return None if view.status_parts else _inline_fields(view)
     for part in view.own:
         text = part.text()
         if _INLINE.search(text[:5000]):

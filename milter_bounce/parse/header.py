@@ -56,6 +56,8 @@ class Fields:
 
     def all(self, name: str) -> list[str]:
         """Return the values of every field of that name (given in lower case), in order."""
+        if self.get(name) is None:
+            return []
         return [value for key, value in self.pairs if key.lower() == name]
 
 
