@@ -134,6 +134,10 @@ TEMPLATE: Final = 512
 TEMPLATES: Final = 100_000
 """Templates counted at most; a log with more has no templates."""
 
+LOG_LINE_CUT: Final = 900
+"""Characters of a line of Postfix's beyond which a missing end means that it was cut (at 1,024 bytes by RFC 3164 and
+old syslog daemons, at 2,000 by Postfix): an address may have filled it with the words of another line."""
+
 LOGGED_TEXT: Final = 512
 """Characters of reply text in a log line: syslog implementations cut lines at 1,024 to 2,048 bytes (RFC 3164: 1,024)."""
 

@@ -13,6 +13,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from milter_bounce.limits import LOG_LINE_CUT
+
 from .log_wrapped import BYTES_MARK, EXPORT_MARK
 from .logline import Delivery, Ignored
 
@@ -39,7 +41,7 @@ _SENT: Final = re.compile(
     rf"{_HEAD}relay=([^\[ ,\n]+)[^ \n]*, {_DELAYS}dsn=2\.[0-9]{{1,3}}\.[0-9]{{1,3}}, status=sent \("
 )
 _FAILED: Final = re.compile(
-    rf"{_HEAD}relay=([^ \n]+), {_DELAYS}(dsn=[0-9.]{{5,11}}, status=(?:deferred|bounced) \(.*)$"
+    rf"{_HEAD}relay=([^ \n]+), {_DELAYS}(dsn=[0-9.]{{5,11}}, status=(?:deferred|bounced) \(.*\))$"
 )
 MASK: Final = "<@>"
 
@@ -64,6 +66,11 @@ class Failed(NamedTuple):
     """Relay, and codes and text with the recipient masked: what is the same here means the same."""
 
     line: str
+
+
+def _is_plain(text: str, found: re.Match[str], end: int) -> bool:
+    """Return whether what follows a success is its reply, whole, and no second line behind the first address."""
+    return end - found.start() <= LOG_LINE_CUT and text.find(", relay=", found.end(), end) < 0
 
 
 def unix(text: str) -> str:
@@ -102,7 +109,7 @@ def scan(text: str, reader: LogReader, sent: list[tuple[str, ...]]) -> Iterator[
         start = rfind("\n", end, at) + 1 or end
         if (newline := find("\n", at)) < 0:
             newline = len(text)
-        if found := match(text, start, newline):
+        if (found := match(text, start, newline)) and _is_plain(text, found, newline):
             note(found.groups())
         elif found := failed(text, start, newline):
             _, queue_id, recipient, relay, words = found.groups()
@@ -124,7 +131,7 @@ def events(lines: Iterable[str], reader: LogReader) -> Iterator[Sent | LogEvent]
     """
     match, feed = _SENT.match, reader.feed
     for line in lines:
-        if found := match(line):
+        if (found := match(line)) and _is_plain(line, found, len(line)):
             yield Sent._make(found.groups())
             continue
         for event in feed(line):

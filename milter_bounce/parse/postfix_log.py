@@ -46,15 +46,17 @@ MEMO_LIMIT: Final = limits.POSTFIX_MESSAGES
 
 _QUEUE_ID: Final = r"([0-9A-Za-z]{5,20})"
 # Postfix 3.5 and later quote a local part as RFC 5321 4.1.2 does; older ones, and info_log_address_format = internal,
-# do not, so that "<" and ">" may stand in it
-_ADDRESS: Final = r'("(?:[^"\\]|\\.)*"@[^>]*|[^>]*(?:>(?!, (?:orig_to|relay)=)[^>]*)*)'
+# do not, so that "<" and ">" may stand in it; what begins with a quote and does not end it was cut there
+_ADDRESS: Final = r'("(?:[^"\\]|\\.)*"@[^>]*|(?!")[^>]*(?:>(?!, (?:orig_to|relay|size|status)=)[^>]*)*)'
 _DELIVERY: Final = re.compile(
     rf"{_QUEUE_ID}: to=<{_ADDRESS}>, (?:orig_to=<{_ADDRESS}>, )?relay=([^ ]+), (?:(?!delay=)[a-z_]{{2,20}}=[^ ,]{{1,200}}, ){{0,4}}"
     r"delay=([0-9]{1,9}(?:\.[0-9]{1,9})?), (?:delays=[0-9./e+-]+, )?(?:dsn=([245]\.[0-9]{1,3}\.[0-9]{1,3}), )?"
     r"status=([A-Za-z-]{1,20})(?: \((.*))?$",
     re.DOTALL,
 )
-_FROM: Final = re.compile(rf"{_QUEUE_ID}: from=<(.*?)>, (?:size=[0-9]+, nrcpt=|status=([a-z-]*expired)\b)", re.DOTALL)
+_FROM: Final = re.compile(
+    rf"{_QUEUE_ID}: from=<{_ADDRESS}>, (?:size=[0-9]+, nrcpt=|status=([a-z-]*expired), returned to sender$)", re.DOTALL
+)
 _REMOVED: Final = re.compile(rf"{_QUEUE_ID}: removed$")
 _MESSAGE_ID: Final = re.compile(rf"{_QUEUE_ID}: (?:resent-)?message-id=(.*)", re.DOTALL)
 _RELAY: Final = re.compile(r"([^\[\]]*)\[([^\[\]]*)\](?::([0-9]{1,5}))?")
@@ -186,7 +188,9 @@ class PostfixReader:
         text = line.text
         if found := _DELIVERY.match(text):
             # a "host" of this form is another program's tag, and all this is what it quotes
-            return _NOTHING if line.host and line.host[-1] == ":" else [self._delivery(line, found)]
+            if (line.host and line.host[-1] == ":") or _is_forged_success(found, text):
+                return _NOTHING
+            return [self._delivery(line, found)]
         program = line.tag.rpartition("/")[2]
         if program == "cleanup":
             return self._message_id(text)
@@ -206,7 +210,7 @@ class PostfixReader:
         return [MessageId(queue_id, value[:998])]
 
     def _queue(self, line: LogLine) -> list[LogEvent]:
-        if found := _FROM.match(line.text):
+        if (found := _FROM.match(line.text)) and len(line.text) <= limits.LOG_LINE_CUT:
             queue_id, sender = found[1], found[2] or "<>"
             if found[3]:
                 return [Expired(queue_id, sender, line.at)]
@@ -235,8 +239,9 @@ class PostfixReader:
         words = read_words(text)
         before = _BEFORE.search(annotation) if annotation else None
         status, code, contradicts = _status_of(before[1] if before else dsn, words, corrected=annotation is not None)
-        # a line that holds a second one cannot be trusted to name the right recipient: it convicts nobody
-        twice = ", relay=" in text and _SECOND_LINE.search(text) is not None
+        # a line that holds a second one, or was cut where one may have stood, may name a wrong recipient: it convicts nobody
+        cut = not whole and len(line.text) > limits.LOG_LINE_CUT
+        twice = cut or (", relay=" in text and _SECOND_LINE.search(text) is not None)
         flags = (not whole, "cut-line"), (contradicts, "status-contradicts-reply"), (twice, "ambiguous-line")
         host = _RELAY.fullmatch(relay)
         name, address, port = host.groups() if host else (words.name, words.address, words.port)
@@ -301,6 +306,14 @@ class PostfixReader:
             word,
             probe=word in _PROBES,
         )
+
+
+def _is_forged_success(found: re.Match[str], text: str) -> bool:
+    """Return whether a success stands in an address: a second line behind it, or cut where one may have stood."""
+    if found[7] not in {"sent", "deliverable"} or found[8] is None:
+        return False
+    cut = len(text) > limits.LOG_LINE_CUT and found[8][-1:] != ")"
+    return cut or (", relay=" in found[8] and _SECOND_LINE.search(found[8]) is not None)
 
 
 def _own_annotation(text: str) -> tuple[str | None, str]:

@@ -134,7 +134,7 @@ class Runs:
         finally:
             store.close()
 
-    def wait_counted(self, statuses: int, seconds: float = 30) -> dict[str, int]:
+    def wait_counted(self, statuses: int, seconds: float = 60) -> dict[str, int]:
         """Return what is counted once that is `statuses`, or what it is when the time is over."""
         end = time.monotonic() + seconds
         while sum((found := self.counted()).values()) < statuses and time.monotonic() < end:

@@ -89,14 +89,16 @@ class Sink:
         finally:
             writer.close()
 
-    async def _say(self, writer, step, argument, default) -> str:
-        """Send one reply; raise to end the conversation."""
+    async def _say(self, writer, step, argument, default, taken: Taken | None = None) -> str:
+        """Send one reply, and note before it goes out what it accepts; raise to end the conversation."""
         reply = self._reply(step, argument, default)
         if found := re.match(r"!sleep ([0-9.]+) (.*)", reply, re.DOTALL):
             await asyncio.sleep(float(found[1]))
             reply = found[2]
         if reply == DROP:
             raise ConnectionResetError
+        if taken is not None and reply.startswith("2"):
+            self.taken.append(taken)
         lines = reply.split("\n")
         writer.write("".join(f"{line}\r\n" for line in lines).encode())
         await writer.drain()
@@ -131,10 +133,8 @@ class Sink:
                     writer.write(b"554 5.5.1 no valid recipients\r\n")
                     continue
                 if (await self._say(writer, "data", sender, "354 go on")).startswith("3"):
-                    data = await self._message(reader)
-                    first = recipients[0]
-                    if (await self._say(writer, "eod", first, "250 2.0.0 Ok: queued as SINK")).startswith("2"):
-                        self.taken.append(Taken(sender, recipients, data, time.time()))
+                    taken = Taken(sender, recipients, await self._message(reader), time.time())
+                    await self._say(writer, "eod", recipients[0], "250 2.0.0 Ok: queued as SINK", taken)
                     recipients = []
             elif verb in {"RSET", "NOOP"}:
                 writer.write(b"250 2.0.0 Ok\r\n")

@@ -34,13 +34,15 @@ def test_full_mailbox_is_tried_as_the_schedule_allows_and_then_delivered(tmp_pat
                 postfix.wait_log(
                     "to=<full@full.test>.*relay=none.*milter-bounce: not before .*, mailbox-full since ", 20
                 )
-                assert postfix.postmap("full@full.test").startswith("retry:4.2.2 milter-bounce: not before ")
-                assert "milter-bounce: not before" in postfix.deferrals()["full@full.test"]
-                # held after the fifth refusal, whose wait is 8 to 16 s: time enough on any machine for a run too early
-                postfix.wait_log("to=<full@full.test>.*relay=none.*not before .*attempt 6", 60)
+                answer, said = "retry:4.2.2 milter-bounce: not before ", "milter-bounce: not before"
+                postfix.wait_for(lambda: postfix.postmap("full@full.test").startswith(answer))
+                postfix.wait_for(lambda: said in postfix.deferrals().get("full@full.test", ""))
+                # held after the fifth refusal or a later one, for seconds: time enough for a run that comes too early
+                held = r"to=<full@full.test>.*relay=none.*not before .*attempt (?:[6-9]|[1-9]\d)"
+                seen = len(postfix.wait_log(held, 60))
                 tried = full.attempts["full@full.test"]
                 postfix.flush()
-                postfix.wait_log("to=<full@full.test>.*relay=none.*not before .*attempt 6", 20, count=2)
+                postfix.wait_log(held, 20, count=seen + 1)
                 assert full.attempts["full@full.test"] == tried
                 refusing[0] = False
                 postfix.wait_log("to=<full@full.test>.*status=sent", 60)
@@ -49,7 +51,9 @@ def test_full_mailbox_is_tried_as_the_schedule_allows_and_then_delivered(tmp_pat
             # qmgr's 30 s memory of the resolver's last answer may let a try through before logd has read of the one before it;
             # such a try doubles nothing
             advised = postfix.wait_log("milter-bounce/logd.*to=<full@full.test>.*advice=retry")
-            assert [re.search(r"attempt=(\d+)", line)[1] for line in advised][-1] == "5"
+            assert [re.search(r"attempt=(\d+)", line)[1] for line in advised] == [
+                str(n) for n in range(1, len(refused) + 1)
+            ]
             due = datetime.fromisoformat(re.search(r"not_before=(\S+Z)", advised[-1])[1])
             assert full.taken[0].at >= due.timestamp(), "not before it is due"
             assert full.delivered("full@full.test") == 1
@@ -110,7 +114,10 @@ def test_every_recipient_follows_its_own_advice(tmp_path):
                 postfix.wait_log("to=<full@one.test>.*relay=none.*milter-bounce: not before", 20)
                 postfix.wait_log("to=<a@two.test>.*relay=none.*held until lifted", 20)
             waiting = postfix.deferrals()
-            assert set(waiting) == {"full@one.test", "a@two.test"}
+            assert {address for address in waiting if not address.endswith("@home.example")} == {
+                "full@one.test",
+                "a@two.test",
+            }
             assert one.delivered("fine@one.test") == 1
             (gone,) = postfix.wait_log("to=<gone@one.test>.*status=bounced")
             assert "dsn=5.2.1" in gone

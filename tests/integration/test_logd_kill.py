@@ -28,11 +28,21 @@ def attempts(runs, number):
         store.close()
 
 
+def wait_started(runs, log) -> None:
+    """Wait until logd remembers where it is: before that, nothing tells it of files that are rotated away."""
+    end = time.monotonic() + 30
+    while make_store(runs.settings).log_position(str(log.path)) is None and time.monotonic() < end:
+        time.sleep(0.05)
+
+
 def test_killed_logd_counts_every_status_once(tmp_path):
     """Signal 9 at 200 random moments while 50,000 lines are written and rotated three times."""
     dice, log, runs = random.Random(9), MailLog(tmp_path / "mail.log"), Runs(settings_for(tmp_path))
     rotations = {KILLS // 4: "create", KILLS // 2: "compress", 3 * KILLS // 4: "copytruncate"}
     per_kill = LINES // KILLS
+    runs.start()
+    wait_started(runs, log)
+    runs.kill()
     for number in range(KILLS):
         runs.start()
         written = dice.randrange(per_kill + 1)
@@ -45,7 +55,7 @@ def test_killed_logd_counts_every_status_once(tmp_path):
         runs.kill()
     log.write(LINES - log.statuses)
     runs.start()
-    counted = runs.wait_counted(log.statuses)
+    counted = runs.wait_counted(log.statuses, 120)
     assert runs.stop() == 0
     assert counted == {"delivered": log.sent, "mailbox-full": log.failed}
     tries = [attempts(runs, number) for number in (0, 250, 499)]
@@ -57,9 +67,7 @@ def test_first_start_remembers_where_it_began(tmp_path):
     log, runs = MailLog(tmp_path / "mail.log"), Runs(settings_for(tmp_path, from_start=False))
     log.write(20)
     runs.start()
-    end = time.monotonic() + 15
-    while make_store(runs.settings).log_position(str(log.path)) is None and time.monotonic() < end:
-        time.sleep(0.05)
+    wait_started(runs, log)
     runs.kill()
     log.write(30)
     runs.start()

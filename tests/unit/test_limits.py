@@ -159,6 +159,14 @@ def log_line(size: int) -> int:
     return len(line) + len(split_line(line + "x" * (size - len(line)), Stamps(NOW)).text)
 
 
+def cut_line(size: int) -> int:
+    """Return the characters of a line without its end that may still convict a recipient."""
+    text = "4cXyz12345: to=<a@b.example>, relay=mx[192.0.2.1]:25, delay=3, delays=0/0/0/3, dsn=5.1.1, status=bounced (host mx[192.0.2.1] said: 550 5.1.1 "
+    head = "Nov 20 10:00:00 mx postfix/smtp[1]: "
+    (found,) = LogReader(NOW).feed(head + text + "x" * (size - len(text)))
+    return 0 if found.status.local else size
+
+
 def written(size: int, folder) -> int:
     log = MailLog(LogSection(output="file", output_file=str(folder / "log")), "x")
     assert log.line("x" * size)
@@ -539,6 +547,7 @@ EDGES = {
     "MATCHED_BYTES": (matched, CUT),
     "STATED_WAIT": (stated, REFUSED),
     "TEMPLATE": (lambda n: len(template.template_of("!" * n)), CUT),
+    "LOG_LINE_CUT": (cut_line, REFUSED),
     "LOGGED_TEXT": (lambda n: len(printable("x" * n)), CUT),
     "ANSWERED_TEXT": (answered, CUT),
     "LOG_LINE": (log_line, CUT),

@@ -8,6 +8,7 @@ import pytest
 
 from milter_bounce.delivery import Action
 from milter_bounce.parse.log import LogReader
+from milter_bounce.parse.log_scan import Failed, Sent, events, scan
 from milter_bounce.parse.logline import Delivery, Expired, Ignored, MessageId, Removed
 
 NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
@@ -345,6 +346,49 @@ def test_recipient_that_holds_a_line_convicts_nobody(to):
     status = delivery("550 no", to=to).status
     assert "ambiguous-line" in status.defects
     assert status.local
+
+
+FORGED = f"victim@ok.example>, {TAIL}"
+
+
+@pytest.mark.parametrize("size", [1024, 2000])
+@pytest.mark.parametrize(
+    "told",
+    [
+        pytest.param('to=<"{}"@evil.example>, relay=', id="quoted"),
+        pytest.param("to=<{}@evil.example>, relay=", id="internal-form"),
+        pytest.param('to=<boss@ok.example>, orig_to=<"{}"@evil.example>, relay=', id="quoted-alias"),
+        pytest.param("to=<boss@ok.example>, orig_to=<{}@evil.example>, relay=", id="internal-form-alias"),
+    ],
+)
+@pytest.mark.parametrize("words", ["status=bounced (host mx said: 550 5.1.1 User unknown", "status=sent (250 ok"])
+def test_address_that_fills_a_line_up_to_its_cut_tells_nothing(size, told, words):
+    """An address as long as the line: what it holds instead of Postfix's own words convicts and clears nobody.
+
+    Postfix 3.7.11 takes a quoted local part of 1,950 characters and cuts its line at 2,000.
+    """
+    forged = FORGED.partition("status=")[0] + words
+    line = f"{STAMP} postfix/smtp[1]: ABC123: {told.format(forged + 'A' * size)}"[:size]
+    assert not [e for e in read(line) if isinstance(e, Delivery) and not e.status.local]
+    sent: list[tuple[str, ...]] = []
+    assert not [d for d in scan(line + "\n", LogReader(NOW), sent) if isinstance(d, Failed) or not d.status.local]
+    assert sent == []
+    assert not [e for e in events([line], LogReader(NOW)) if isinstance(e, Sent) or not e.status.local]
+
+
+@pytest.mark.parametrize("words", ["status=expired, returned to sender", "size=300, nrcpt=1 (queue active)"])
+def test_sender_that_holds_the_end_of_its_line_tells_nothing(words):
+    """``"x>, status=expired, returned to sender"@evil.example`` is a sender like any other."""
+    sender = f'"x>, {words}"@evil.example'
+    reader = LogReader(NOW)
+    line = f"{STAMP} postfix/qmgr[1]: ABC123: from=<{sender}>, size=300, nrcpt=1 (queue active)"
+    assert not [e for e in reader.feed(line) if isinstance(e, Expired)]
+    (found,) = reader.feed(f"{STAMP} postfix/smtp[1]: ABC123: to=<b@example.net>, {TAIL}")
+    assert found.status.sender == sender
+    ended = line.replace("size=300, nrcpt=1 (queue active)", "status=expired, returned to sender")
+    assert [type(e) for e in reader.feed(ended)] == [Expired]
+    bare = f"{STAMP} postfix/qmgr[1]: ABC123: from=<x>, {words}@evil.example>, size=300, nrcpt=1 (queue active)"
+    assert not [e for e in reader.feed(bare) if isinstance(e, Expired)]
 
 
 def test_quoted_recipient_that_holds_a_line_is_seen_through():
