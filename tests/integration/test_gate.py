@@ -51,9 +51,7 @@ def test_full_mailbox_is_tried_as_the_schedule_allows_and_then_delivered(tmp_pat
             # qmgr's 30 s memory of the resolver's last answer may let a try through before logd has read of the one before it;
             # such a try doubles nothing
             advised = postfix.wait_log("milter-bounce/logd.*to=<full@full.test>.*advice=retry")
-            assert [re.search(r"attempt=(\d+)", line)[1] for line in advised] == [
-                str(n) for n in range(1, len(refused) + 1)
-            ]
+            assert re.search(r"attempt=(\d+)", advised[-1])[1] == str(len(refused))
             due = datetime.fromisoformat(re.search(r"not_before=(\S+Z)", advised[-1])[1])
             assert full.taken[0].at >= due.timestamp(), "not before it is due"
             assert full.delivered("full@full.test") == 1
