@@ -425,6 +425,10 @@ class TokenSection(_Section):
     max_age_days: int = Field(14, ge=1, le=365)
     """Days that a token is believed: longer than any queue keeps a message (Postfix: 5 days) and its report another."""
 
+    believed_recipients: int = Field(limits.ENVELOPE_RECIPIENTS, ge=1, le=limits.ENVELOPE_RECIPIENTS)
+    """Recipients of a message whose token is believed: each of them could write a report about any other of them.
+    1 = only of messages to one recipient, as lists send them; reports on others are only logged."""
+
     verp: list[str] = []
     """VERP patterns of our lists: bounce+{user}={domain}@lists.example.com names the recipient and proves nothing;
     with {tag} (bounce+{tag}={user}={domain}@...; addresses by `milter-bounce keys verp`) it is a proof."""

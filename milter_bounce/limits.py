@@ -237,10 +237,11 @@ MX_HOSTS: Final = 100
 # -- the token ----------------------------------------------------------------------------------------------
 
 TOKEN_RECIPIENTS: Final = 50
-"""Recipients with a MAC of their own: eight characters each, 450 bytes of header in all. Above it ``r=*``."""
+"""Recipients with a MAC of eight characters, 450 bytes of header in all. Above it four characters each, up to
+ENVELOPE_RECIPIENTS; above those ``r=*``."""
 
-TOKEN_VALUE: Final = 1000
-"""Characters of a returned value that are looked at; ours are shorter (RFC 5322, 2.1.1: 998 a line)."""
+TOKEN_VALUE: Final = 5000
+"""Characters of a returned value that are looked at; ours have 4,200 at most, for 1,000 recipients."""
 
 KEYS: Final = 64
 """Keys in one folder: a rotation a week for a year, and then some."""

@@ -24,12 +24,14 @@ TOKENS_READ: Final = 5
 
 @dataclass(frozen=True, slots=True)
 class Trust:
-    """What we believe in: keys, VERP patterns, the day and how long a token is good for."""
+    """What we believe in: keys, VERP patterns, the day, how long a token is good for, how many may share one."""
 
     keyring: Keyring = field(default_factory=Keyring)
     verp: tuple[re.Pattern[str], ...] = ()
     today: int = 0
     max_age: int = 14
+    most: int = token.CROWD_CAP
+    """Recipients of a message whose token is believed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +87,7 @@ def believe(report: DeliveryReport, status: DeliveryStatus, arrival: Arrival, tr
             senders=arrival.came_to,
             message_id=_message_id(report),
             recipients=(status.recipient, status.original_recipient),
+            most=trust.most,
         )
         if proof.genuine:
             break

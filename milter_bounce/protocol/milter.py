@@ -55,6 +55,9 @@ class Message:
     outgoing: bool = False
     """Set by the shell: this message leaves through us and is to be stamped."""
 
+    more_recipients: bool = False
+    """Whether there are more than `recipients` holds."""
+
     headers: list[tuple[str, bytes]] = field(default_factory=list)
     message_id: bytes | None = None
     """Value of the first Message-ID field."""
@@ -77,6 +80,8 @@ class Message:
         """Note one envelope recipient."""
         if len(self.recipients) < RECIPIENT_LIMIT:
             self.recipients.append(recipient)
+        else:
+            self.more_recipients = True
         return Step.CONTINUE
 
     def header(self, name: str, value: bytes) -> None:

@@ -81,7 +81,8 @@ class Engine:
         """
         ring, faults = keys.read_keyring(Path(settings.token.keys))
         patterns = tuple(verp.compile_pattern(p) for p in settings.token.verp)
-        trust = Trust(ring, patterns, keys.today(), settings.token.max_age_days)
+        token = settings.token
+        trust = Trust(ring, patterns, keys.today(), token.max_age_days, token.believed_recipients)
         return cls(settings, load_rules(settings), make_adviser(settings), trust, faults)
 
 
@@ -131,7 +132,7 @@ class Desk:
         engine, now = self.engine, datetime.now(UTC)
         if engine.trust.today != (today := keys.today()):
             engine.trust = replace(engine.trust, today=today)
-        outcomes, rules = [], ReportRules(report, engine.rules)
+        outcomes, rules, ours = [], ReportRules(report, engine.rules), False
         known = arrival.own and self._log_is_followed()
         for found in report.statuses[:RECIPIENTS_LIMIT]:
             # in a report of this very MTA, whatever no remote MTA said is our own side's trouble
@@ -145,6 +146,7 @@ class Desk:
                 hearsay=not arrival.own and not engine.settings.block.believe_reports,
             )
             proof = believe(report, status, arrival, engine.trust)
+            ours = ours or proof.ours
             outcome, notices = self._judge(engine, rules, proven(status, proof), now, proof, known=known)
             outcomes.append(outcome)
             self._tell(outcome, notices)
@@ -152,7 +154,7 @@ class Desk:
             self.log.warning(f"{printable(queue_id or 'NOQUEUE')}: report names {left} more recipients than are read")
         with self._store_lock:
             self._ledger.add(outcomes, now)
-        refuse = self._refusal(report, outcomes)
+        refuse = None if ours else self._refusal(report, outcomes)
         return Handled(tuple(header_value(report, o) for o in outcomes[:HEADER_LIMIT]), tuple(outcomes), refuse)
 
     def flush(self) -> None:

@@ -28,6 +28,11 @@ SECURITY
     Started as root it becomes settings.user before it reads a byte from outside.
     The socket is made with mode 0660 in a folder that only the MTA's group enters.
     Every failure inside lets the message pass unchanged.
+    Who got one of our messages can write a report about any other recipient of the
+    same message, since all hold its token: token.believed_recipients = 1 believes
+    only reports on messages to one. Who may run sendmail(1) here can hand in a report
+    with an empty sender, which looks like this MTA's own: run logd, and nothing is
+    learnt from those; Postfix's authorized_submit_users says who may.
 
 BUGS
     libmilter keeps SIGHUP and SIGTERM for itself and takes four seconds to leave; so
@@ -245,7 +250,7 @@ class Session(Milter.Base):  # type: ignore[misc]
         message_id = _text(message.message_id) if message.message_id else self._ctx.getsymval("{msg_id}")
         if key is None or not message_id:
             return
-        recipients = map(_text, message.recipients)
+        recipients = () if message.more_recipients else map(_text, message.recipients)
         folded = token.fold_message_id(message_id)
         self._ctx.addheader(token.HEADER_NAME, token.mint(key, keys.today(), _text(message.sender), folded, recipients))
 

@@ -149,6 +149,21 @@ def token_with_unicode_digits(host):
     report(host, "victim@ok.test", headers=with_token(host, value.replace("d=2", "d=٢")))
 
 
+def token_of_a_crowd_for_a_stranger(host):
+    """A message to 60, all with one token: it fits none who did not get it, nor may its MACs be replaced."""
+    host.send(NEWS, [f"crowd{n}@evil.test" for n in range(60)])
+    taken = host.wait_for(
+        lambda: next((t for t in host.sinks["evil.test"].taken if "crowd0@evil.test" in t.recipients), None)
+    )
+    headers = taken.data.decode().replace("\r\n", "\n").partition("\n\n")[0] + "\n"
+    report(host, "victim@ok.test", headers=headers)
+    own = token.mint(token.Key("0ther", b"o" * 32), keys.today(), NEWS, message_id(host), ["victim@ok.test"])
+    report(host, "victim@ok.test", headers=re.sub(r"r=[A-Za-z0-9_-]+\n", f"r={own.partition('r=')[2]}\n", headers))
+    report(host, "victim@ok.test", headers=re.sub(r"r=[^:]+\n(?=\S)", "r=*\n", headers))
+    report(host, "crowd59@evil.test", headers=headers)
+    host.wait_log(r"to=<crowd59@evil.test>, operator=.*genuine=yes")
+
+
 def thousand_recipients_in_one_report(host):
     report(host, *(f"v{n}@ok.test" for n in range(1000)))
 
@@ -233,6 +248,41 @@ def fake_fields_in_a_recipient(host):
         client.docmd("RCPT", 'TO:<"x>, relay=y, dsn=5.1.1, status=bounced (550 to=<victim@ok.test"@ok.test>')
         client.rcpt("real@ok.test")
         client.data("Subject: x\r\n\r\nx\r\n")
+
+
+LONG = (
+    "victim@ok.test>, relay=ok.test[127.0.66.1]:25, delay=1, delays=0/0/0/1, dsn=5.1.1, "
+    "status=bounced (host ok.test[127.0.66.1] said: 550 5.1.1 User unknown "
+).ljust(1950, "A")
+"""Postfix takes it as a local part in quotes, and cuts the line that tells of it before the real relay and status."""
+
+
+def read_so_far(host, name: str) -> None:
+    """Wait until logd has read what is in the log now."""
+    host.send(NEWS, f"{name}@liar.test")
+    host.wait_log(rf"milter-bounce/logd\[\d+\]: \w+: to=<{name}@liar.test>, operator=")
+
+
+def recipient_as_long_as_a_log_line(host):
+    with smtplib.SMTP("127.0.0.1", host.port, timeout=30) as client:
+        client.ehlo()
+        client.mail(NEWS)
+        assert client.docmd("RCPT", f'TO:<"{LONG}"@evil.test>')[0] == 250
+        client.data("Subject: x\r\n\r\nx\r\n")
+    host.wait_log('to=<"victim@ok.test>, relay=ok.test')
+    read_so_far(host, "longrecipient")
+
+
+def sender_as_long_as_a_log_line(host):
+    """Our own bounce to such a sender is logged, too."""
+    seen = sum('to=<"victim@ok.test>, relay=ok.test' in line for line in host.lines())
+    with smtplib.SMTP("127.0.0.1", host.port, timeout=30) as client:
+        client.ehlo()
+        assert client.docmd("MAIL", f'FROM:<"{LONG}"@evil.test>')[0] == 250
+        client.rcpt("nobody@liar.test")
+        client.data("Subject: x\r\n\r\nx\r\n")
+    host.wait_log('to=<"victim@ok.test>, relay=ok.test', count=seen + 1)
+    read_so_far(host, "longsender")
 
 
 def fake_sender_and_helo(host):
@@ -421,6 +471,7 @@ ATTACKS = [
     token_widened,
     token_of_another_sender,
     token_with_unicode_digits,
+    token_of_a_crowd_for_a_stranger,
     thousand_recipients_in_one_report,
     own_recipient_as_the_original_of_another,
     genuine_reports_that_speak_for_gmail,
@@ -433,6 +484,8 @@ ATTACKS = [
     thirty_megabytes,
     fake_log_line_in_a_reply,
     fake_fields_in_a_recipient,
+    recipient_as_long_as_a_log_line,
+    sender_as_long_as_a_log_line,
     fake_sender_and_helo,
     netstring(b"99999999999999999999:x,"),
     netstring(b"-5:hello,"),

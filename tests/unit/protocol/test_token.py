@@ -88,15 +88,51 @@ def test_wrong_token_proves_nothing(changed, why):
     assert why in found.reason
 
 
-def test_token_for_many_covers_the_whole_message_only():
-    """Above the cap there is one MAC for the whole; at the cap each recipient has his own."""
-    many = [f"u{n}@example.net" for n in range(token.RECIPIENT_CAP + 1)]
-    whole, each = mint(NEW, DAY, SENDER, MESSAGE, many), mint(NEW, DAY, SENDER, MESSAGE, many[:-1])
+def _some(count: int) -> list[str]:
+    return [f"u{n}@example.net" for n in range(count)]
+
+
+@pytest.mark.parametrize("count", [1, token.RECIPIENT_CAP, token.RECIPIENT_CAP + 1, token.CROWD_CAP])
+def test_token_covers_each_recipient_and_nobody_else(count):
+    """A few, and a crowd whose MACs are shorter: it fits one stranger in 16,777."""
+    value = mint(NEW, DAY, SENDER, MESSAGE, _some(count))
+    assert len(value) < token.VALUE_LIMIT
+    assert all(len(line) < 100 for line in value.split("\n")[1:])
+    for folded in (value, value.replace("\n ", "\r\n\t")):
+        assert proof(folded, recipients=(f"u{count - 1}@example.net", None)).genuine
+    assert not proof(value, recipients=("stranger@example.net", None)).genuine
+    assert not proof(value, senders=["other@example.com"], recipients=("u0@example.net", None)).genuine
+
+
+def test_token_of_more_than_are_remembered_names_nobody():
+    """It shows that the message is ours, so that nothing is turned away, and convicts nobody."""
+    whole = mint(NEW, DAY, SENDER, MESSAGE, _some(token.CROWD_CAP + 1))
+    assert whole == mint(NEW, DAY, SENDER, MESSAGE, [])
     assert whole.endswith("r=*")
-    assert proof(whole, recipients=(many[3], None)).genuine
-    assert not proof(whole, senders=["other@example.com"], recipients=(many[3], None)).genuine
-    assert not proof(each, recipients=(many[-1], None)).genuine
-    assert len(each) < token.VALUE_LIMIT
+    found = proof(whole, recipients=("u3@example.net", None))
+    assert (found.genuine, found.ours) == (False, True)
+
+
+@pytest.mark.parametrize("count", [3, token.RECIPIENT_CAP + 1])
+def test_shared_token_is_believed_as_far_as_we_are_told(count):
+    """Each recipient holds what proves a report about any other: the administrator says how many are too many."""
+    value = mint(NEW, DAY, SENDER, MESSAGE, _some(count))
+    assert proof(value, recipients=("u1@example.net", None), most=count).genuine
+    found = proof(value, recipients=("u1@example.net", None), most=count - 1)
+    assert (found.genuine, found.ours) == (False, True)
+    assert f"shared by {count} recipients" in found.reason
+
+
+@pytest.mark.parametrize("count", [3, token.RECIPIENT_CAP + 1])
+def test_recipients_of_a_token_cannot_be_taken_out_or_put_in(count):
+    """Fewer MACs would make it look like the token of one, more would let somebody guess."""
+    value = mint(NEW, DAY, SENDER, MESSAGE, _some(count))
+    head, _, macs = value.partition("r=")
+    each = re.findall("[A-Za-z0-9_-]{8}" if count == 3 else "[A-Za-z0-9_-]{4}", macs)
+    join = "," if count == 3 else ""
+    for changed in (each[:1], each[1:], [*each, each[0][::-1]], each[::-1]):
+        assert not proof(f"{head}r={join.join(changed)}", recipients=("u0@example.net", None)).genuine
+    assert proof(f"{head}r={join.join(each)}", recipients=("u0@example.net", None)).genuine
 
 
 @given(st.text())
