@@ -21,6 +21,16 @@ if TYPE_CHECKING:
     from datetime import datetime
 
 
+def lowered(address: str) -> str:
+    """Return an address in lower case; letters that only then would be ASCII ones stay: U+212A KELVIN SIGN is no ``k``.
+
+    Else a refusal of such a name (RFC 6531) at a large operator would convict his customer of the plain one.
+    """
+    if address.isascii():
+        return address.lower()
+    return "".join(c if not c.isascii() and (low := c.lower()) and low[0].isascii() else c.lower() for c in address)
+
+
 class Action(StrEnum):
     """The Action field of a delivery report (RFC 3464, 2.3.3)."""
 

@@ -316,6 +316,10 @@ STORED_ADDRESS: Final = 512
 BLOCKS_FOLLOWED: Final = 10_000
 """Blocks that are followed at one time; a host with more of them is not sending mail any more."""
 
+BLOCKS_HELD: Final = 5_000
+"""Blocks of single domains at one time: each is read again at every change, and whoever owns a wildcard domain makes as
+many as we send him mail. Beyond, each refused recipient is held by itself."""
+
 REFUSALS_READ: Final = 20_000
 """Rows of refusals that are looked at: 2,000 destinations at a threshold of 10."""
 

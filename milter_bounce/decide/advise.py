@@ -23,7 +23,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from milter_bounce import limits
-from milter_bounce.delivery import Action
+from milter_bounce.delivery import Action, lowered
 from milter_bounce.verdict import (
     Advice,
     AdviceKind,
@@ -85,7 +85,7 @@ def domain_of(address: str | None) -> str | None:
     """Return the domain of `address` in lower case; None where it has none."""
     if address is None:
         return None
-    domain = address.rpartition("@")[2].lower().rstrip(".")
+    domain = lowered(address.rpartition("@")[2]).rstrip(".")
     return domain or None if "@" in address else None
 
 
@@ -104,7 +104,7 @@ def block_key(status: DeliveryStatus, verdict: Classification) -> str | None:
     destination = destination_key(status, verdict)
     if destination is None or status.local or status.hearsay or verdict.advice is not AdviceKind.HOLD:
         return None
-    sender = (status.sender or "").strip("<>").lower()
+    sender = lowered((status.sender or "").strip("<>"))
     match verdict.scope:
         case Scope.SENDING_HOST | Scope.DESTINATION:
             return destination

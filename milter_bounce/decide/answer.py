@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from milter_bounce import limits
-from milter_bounce.delivery import EnhancedStatus
+from milter_bounce.delivery import EnhancedStatus, lowered
 from milter_bounce.verdict import GATE_MARK, KEEP, AdviceKind, Answer, FailureClass, annotation, printable
 
 if TYPE_CHECKING:
@@ -80,13 +80,13 @@ class AllowList:
     @classmethod
     def of(cls, entries: Iterable[str]) -> AllowList:
         """Return the list that the configuration's words mean."""
-        return cls(frozenset(entry.strip().strip("<>").lower() for entry in entries))
+        return cls(frozenset(lowered(entry.strip().strip("<>")) for entry in entries))
 
     def __contains__(self, address: object) -> bool:
         """Return whether `address` is named, by itself, by its domain or by a domain above."""
         if not self.entries or not isinstance(address, str):
             return False
-        folded = address.strip("<>").lower()
+        folded = lowered(address.strip("<>"))
         domain = folded.rpartition("@")[2]
         if folded in self.entries or domain in self.entries:
             return True

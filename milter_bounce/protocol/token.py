@@ -31,6 +31,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from milter_bounce import limits
+from milter_bounce.delivery import lowered
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -123,7 +124,7 @@ def fold_address(address: str) -> str:
 
     RFC 5321, 2.4 leaves the local part its case, but receivers change it in their reports.
     """
-    return address.strip().removeprefix("<").removesuffix(">").lower()
+    return lowered(address.strip().removeprefix("<").removesuffix(">"))
 
 
 def fold_message_id(value: str) -> str:

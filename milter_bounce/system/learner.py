@@ -17,7 +17,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from milter_bounce import limits
-from milter_bounce.delivery import Action
+from milter_bounce.delivery import Action, lowered
 from milter_bounce.parse import log_scan
 from milter_bounce.parse.log_scan import Sent
 from milter_bounce.parse.logline import Delivery, Expired, LogEvent, Removed
@@ -50,7 +50,7 @@ DOMAINS_KEPT: Final = limits.DOMAINS_KEPT
 
 def domain_of(address: str) -> str:
     """Return the domain of an address in lower case; empty where it has none."""
-    return address.rpartition("@")[2].lower() if "@" in address else ""
+    return lowered(address.rpartition("@")[2]) if "@" in address else ""
 
 
 class Told:

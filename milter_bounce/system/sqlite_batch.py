@@ -27,6 +27,7 @@ from milter_bounce.verdict import (
     EMPTY_HISTORY,
     AdviceKind,
     Backoff,
+    BlockState,
     FailureClass,
     History,
     Notice,
@@ -214,8 +215,10 @@ class SqliteBatch:
         if outcome.genuine is False or outcome.classification.gate or outcome.status.recipient is None:
             return []
         outcome = storable_outcome(outcome)
-        status, verdict = outcome.status, outcome.classification
         self._start()
+        if self._is_one_too_many(outcome, now):
+            outcome = replace(outcome, advice=replace(outcome.advice, block=None))
+        status, verdict = outcome.status, outcome.classification
         self._latest_ms = now_ms = to_ms(now)
         self._new.counts[now_ms // HOUR_MS, verdict.operator or OTHER, verdict.category] += 1
         if verdict.operator and status.remote_mta and not status.hearsay and (domain := domain_of(status.recipient)):
@@ -311,6 +314,14 @@ class SqliteBatch:
             self._join_block(evidence.partition("\n")[2], key)
         self._forgive(key)
         return [notice]
+
+    def _is_one_too_many(self, outcome: Outcome, now: datetime) -> bool:
+        """Return whether the block of a single domain that would begin now is one more than are kept."""
+        key, held = outcome.advice.block, self._hot.blocks
+        if key is None or outcome.classification.operator is not None or len(held) < limits.BLOCKS_HELD:
+            return False
+        is_held = sum(block.state is not BlockState.CLOSED for block in held.values())
+        return is_held >= limits.BLOCKS_HELD and self._hot.block(key, now) is None
 
     def _join_block(self, recipient: str, key: str) -> None:
         """Let a recipient that was held by itself, below the threshold, wait for the block from now on."""

@@ -11,6 +11,7 @@ from hashlib import blake2b
 from typing import Any, Final
 
 from milter_bounce import limits
+from milter_bounce.delivery import lowered
 from milter_bounce.verdict import Backoff, Block, BlockState, Episode, Scope, Suppression
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -28,7 +29,7 @@ def folded(address: str) -> str:
 
     Local parts differ in case by RFC 5321, 2.4, and nowhere in practice; Postfix folds the keys of its look-ups.
     """
-    bare = escaped(address.strip().strip("<>").lower())
+    bare = escaped(lowered(address.strip().strip("<>")))
     if len(bare) <= ADDRESS_LIMIT:
         return bare
     return f"{bare[:400]}#{blake2b(bare.encode(), digest_size=16).hexdigest()}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import asyncio
 import atexit
+import contextlib
 import json
 import queue
 import re
@@ -25,7 +26,7 @@ from milter_bounce.decide.rule_toml import Rule, RulesError, Tier, TimePhrase
 from milter_bounce.decide.ruleset import RuleSet
 from milter_bounce.decide.scan import Scan
 from milter_bounce.decide.times import Times
-from milter_bounce.delivery import DeliveryReport, DeliveryStatus, Kind
+from milter_bounce.delivery import DeliveryReport, DeliveryStatus, Kind, Source
 from milter_bounce.parse import blocks, draft, dsn, header, mime, reply, sendmail_cf, told
 from milter_bounce.parse.families import sendmail, ses
 from milter_bounce.parse.log import LogReader
@@ -46,6 +47,7 @@ from milter_bounce.protocol import (
 )
 from milter_bounce.protocol.genuine import Arrival
 from milter_bounce.system import answerd, dnslists, keys, rulefiles, serve, settings, sqlite_rows
+from milter_bounce.system.advising import make_adviser, make_store
 from milter_bounce.system.desk import Desk
 from milter_bounce.system.dnsd import Dnsd
 from milter_bounce.system.learner import Learner
@@ -56,7 +58,7 @@ from milter_bounce.system.sqlite_gate import Gate
 from milter_bounce.system.sqlite_store import SqliteStore
 from milter_bounce.system.store import Due
 from milter_bounce.system.store_dns import Named
-from milter_bounce.verdict import printable
+from milter_bounce.verdict import AdviceKind, Classification, FailureClass, Outcome, Scope, printable
 from tests.conftest import ROOT
 
 NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
@@ -483,6 +485,21 @@ def operators(count: int) -> int:
     return len(store._operators)
 
 
+def blocks_held(count: int, folder) -> int:
+    """Return how many single domains are held after each of so many refused us once."""
+    made = from_values({"store": {"path": f"{folder}/state.db"}}, "test")
+    store, adviser = make_store(made), make_adviser(made)
+    listed = Classification(FailureClass.POLICY, "blocklisted", AdviceKind.HOLD, Scope.SENDING_HOST, "r")
+    with contextlib.closing(store), store.batch() as batch:
+        for number in range(count):
+            said = DeliveryStatus(
+                f"u@d{number}.example.net", queue_id=f"4c{number}", reply_code=550, at=NOW, source=Source.LOG
+            )
+            advice = adviser.advise(said, listed, batch.recall(said, listed), NOW)
+            batch.record(Outcome(said, listed, advice), NOW)
+    return len(store.blocks())
+
+
 def domains(count: int) -> int:
     learner = Learner("x", None, RuleSet([]), None, None, None, None)
     changes = SimpleNamespace(learn_operator=lambda *_: None)
@@ -596,6 +613,7 @@ EDGES = {
     "IDLE_S": (held_s("idle_s"), REFUSED),
     "TEMPLATES": (templates, CUT),
     "TALLIED_REFUSALS": (lambda n: counted(n)["refusals"], CUT),
+    "BLOCKS_HELD": (blocks_held, CUT),
     "OPERATORS_KEPT": (operators, CLEARED),
     "DOMAINS_KEPT": (domains, CLEARED),
     "FLUSHED_KEPT": (flushed, CUT),

@@ -229,3 +229,11 @@ def test_bad_verp_pattern_is_refused(pattern):
 def test_mac_is_what_the_standard_librarys_hmac_says(secret, covered):
     """Keys shorter and longer than a block of SHA-256 (RFC 2104, 2)."""
     assert token.Key("k1", secret).mac(covered) == hmac.digest(secret, b"v1\0k1\0" + covered, "sha256")
+
+
+def test_look_alike_letter_is_another_address():
+    """U+212A KELVIN SIGN becomes a plain k in lower case, and its address another customer's."""
+    value = mint(NEW, DAY, SENDER, MESSAGE, ["\u212aate@example.net"])
+    assert proof(value, recipients=("\u212aATE@Example.net", None)).genuine
+    assert not proof(value, recipients=("kate@example.net", None)).genuine
+    assert token.fold_address("J\u00dcRG@example.net") == "j\u00fcrg@example.net"

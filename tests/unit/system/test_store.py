@@ -12,6 +12,7 @@ from milter_bounce.decide.advise import Adviser, Limits
 from milter_bounce.decide.schedule import Schedules
 from milter_bounce.delivery import Action, DeliveryStatus, Source
 from milter_bounce.pipeline import judge
+from milter_bounce.system.sqlite_rows import folded
 from milter_bounce.system.sqlite_store import SqliteStore
 from milter_bounce.system.store import Due, LogPosition, Retention
 from milter_bounce.verdict import (
@@ -628,3 +629,10 @@ def test_store_retention_is_the_administrators(tmp_path):
     log.fails("mailbox-full")
     store.prune(NOW + 2 * DAY)
     assert store.recipient(WHO).episode is None
+
+
+def test_look_alike_letter_convicts_nobody_else():
+    """U+212A KELVIN SIGN and U+0130 are no k and no i, whatever they are in lower case."""
+    assert folded("\u212aATE@gmail.com") == "\u212aate@gmail.com"
+    assert folded("\u0130DA@gmail.com") == "\u0130da@gmail.com"
+    assert folded("<J\u00dcRG@Example.Net>") == "j\u00fcrg@example.net"
