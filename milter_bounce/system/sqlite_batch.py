@@ -37,7 +37,7 @@ from milter_bounce.verdict import (
 
 from .sqlite_changes import HOUR_MS, Changes
 from .sqlite_hot import keys_of
-from .sqlite_keys import evidence_of, message_of, storable, storable_outcome
+from .sqlite_keys import evidence_of, message_of, occasion_of, storable, storable_outcome
 from .sqlite_rows import (
     EPISODE,
     SUPPRESSION,
@@ -206,7 +206,7 @@ class SqliteBatch:
             return 0
         oldest = now_ms - self._block_window_ms
         newest, found = now_ms + _LOG_BEHIND_MS, self._hot.refusals[counted].items()
-        return sum(oldest <= at <= newest and other != evidence for other, at in found)
+        return len({occasion_of(other) for other, at in found if oldest <= at <= newest} - {occasion_of(evidence)})
 
     # what happened
 

@@ -7,13 +7,17 @@ Does not: touch the file.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from .sqlite_rows import escaped, folded, plain
 
 if TYPE_CHECKING:
     from milter_bounce.delivery import DeliveryStatus
     from milter_bounce.verdict import Outcome
+
+
+_WHOLE: Final = "="
+"""Before the message of a reply that was not about one recipient: to the connection, to MAIL, to DATA."""
 
 
 def storable(status: DeliveryStatus) -> DeliveryStatus:
@@ -40,5 +44,14 @@ def message_of(status: DeliveryStatus) -> str:
 
 
 def evidence_of(status: DeliveryStatus) -> str:
-    """Return by what a refusal is told from another: retries of one message to one recipient count once."""
-    return f"{(status.queue_id or status.message_id or '')[:255]}\n{folded(status.recipient or '')}"
+    """Return by what a refusal is told from another: retries of one message to one recipient count once.
+
+    So does one reply to a whole transaction, which the MTA logs for each of its recipients: see `occasion_of`.
+    """
+    mark = "" if status.command in {None, "RCPT"} else _WHOLE
+    return f"{mark}{(status.queue_id or status.message_id or '')[:255]}\n{folded(status.recipient or '')}"
+
+
+def occasion_of(evidence: str) -> str:
+    """Return by what pieces of evidence are counted: the message where the reply was to all of it."""
+    return evidence.partition("\n")[0] if evidence.startswith(_WHOLE) else evidence

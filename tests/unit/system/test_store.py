@@ -338,6 +338,18 @@ def test_store_large_operator_is_blocked_at_the_threshold(store, log):
     assert store.gate_lookup("other@example.net", NOW + MINUTE).kind is AdviceKind.NONE
 
 
+@pytest.mark.parametrize(("command", "blocked"), [("EOD", False), ("MAIL", False), ("CONNECT", False), ("RCPT", True)])
+def test_store_reply_to_a_whole_message_is_one_refusal(store, log, command, blocked):
+    """The MTA logs it for each recipient: a tenant of a large operator refuses one message to ten of his mailboxes."""
+    for i in range(10):
+        log.fails("poor-reputation", NOW, f"u{i}@big.example", "4cA", operator="big", command=command)
+    assert bool(store.blocks()) is blocked
+    for i in range(9):
+        log.fails("poor-reputation", NOW, f"v{i}@big.example", f"4cB{i}", operator="big", command=command)
+    (block,) = store.blocks()
+    assert (block.key, block.refusals) == ("big", 10 if not blocked else block.refusals)
+
+
 def test_store_retries_of_one_message_do_not_reach_the_threshold(store, log):
     """A reply that comes again and again to one message is still one refusal."""
     for i in range(50):
