@@ -157,7 +157,7 @@ def _recipient_mac(key: Key, size: int, message: bytes, recipient: str) -> str:
 def mint(key: Key, day: int, sender: str, message_id: str, recipients: Iterable[str]) -> str:
     """Return the header's value for one outgoing message; no recipients are more than `CROWD_CAP`."""
     message = _raw(f"{day}\0{fold_address(sender)}\0{message_id}")
-    each = {fold_address(r): None for r in recipients}
+    each = list(dict.fromkeys(map(fold_address, recipients)))
     if 0 < len(each) <= RECIPIENT_CAP:
         covered = shown = ",".join([_recipient_mac(key, RECIPIENT_MAC_BYTES, message, r) for r in each])
     elif 0 < len(each) <= CROWD_CAP:

@@ -112,6 +112,9 @@ class Service:
         self.key = self.desk.engine.trust.keyring.stamping if settings.token.stamp else None
         """The key that stamps outgoing mail, if it is to be stamped."""
 
+        self.today = keys.today()
+        """The day that tokens bear, looked at every second."""
+
         self.refuses = settings.mode == "enforce" and settings.policy.refuse_suppressed
         """Whether suppressed recipients are refused at RCPT."""
 
@@ -245,14 +248,15 @@ class Session(Milter.Base):  # type: ignore[misc]
         return _ACCEPT
 
     def _stamp(self, message: Message) -> None:
-        key = self.service.key
+        service, given = self.service, message.message_id
         # a message without Message-ID: Sendmail has chosen what it will add, and tells (seen with 8.17.1)
-        message_id = _text(message.message_id) if message.message_id else self._ctx.getsymval("{msg_id}")
-        if key is None or not message_id:
+        stated = given.decode("utf-8", "surrogateescape") if given else self._ctx.getsymval("{msg_id}") or ""
+        message_id = token.fold_message_id(stated)
+        if service.key is None or not message_id:
             return
+        sender = message.sender.decode("utf-8", "surrogateescape")
         recipients = () if message.more_recipients else map(_text, message.recipients)
-        folded = token.fold_message_id(message_id)
-        self._ctx.addheader(token.HEADER_NAME, token.mint(key, keys.today(), _text(message.sender), folded, recipients))
+        self._ctx.addheader(token.HEADER_NAME, token.mint(service.key, service.today, sender, message_id, recipients))
 
     def close(self) -> int:
         """Forget the connection."""
@@ -303,6 +307,7 @@ def _serve(settings: Settings, config_path: Path | None, orders: int, *, events:
         heart.ready()
         while True:
             heart.beat()
+            service.today = keys.today()
             service.desk.flush()
             time.sleep(BEAT_S)
 
