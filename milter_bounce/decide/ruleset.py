@@ -223,7 +223,8 @@ class RuleSet:
         verdict = judged(rule, matched, speaker, status)
         if (wait := self._stated(hits, raw)) is not None:
             verdict = replace(verdict, retry_after=wait)
-        lists = () if rule.tier is Tier.GUARD else self._named(hits, raw)
+        asker = rule.tier is Tier.GUARD and rule.category == "system-error"  # who asks the list is at fault, not we
+        lists = () if asker else self._named(hits, raw)
         return _Decision(verdict, lists, unnamed=not lists and rule.category == "blocklisted")
 
     def _first(

@@ -37,6 +37,7 @@ _IN_REPLY: Final = " (in reply to "
 # languages without blanks between words write on behind an address: their letters and full-width marks end it
 _PART: Final = r"[^\s<>()\[\]\"',;:@\u0e00-\u0e7f\u3000-\u9fff\uac00-\ud7af\uff00-\uffef]"
 _ADDRESS: Final = re.compile(rf"<?{_PART}{{1,64}}@{_PART}{{1,255}}>?")
+_LINE_CODE: Final = re.compile(r"[45][0-9]{2}-")
 _ENDS: Final = ".!?"
 # what differs from reply to reply and means nothing to a rule; tags such as AS16012611 or OFR006_102 are shorter
 _NOISY: Final = re.compile(r"[0-9@]")
@@ -57,7 +58,8 @@ def _id_masked(found: re.Match[str]) -> str:
     """Return `ID_MASK` for a run of letters and digits; a code before words ("550-SPF-check") and a number stay."""
     run = found[0]
     digits = sum(map(run[3:].count, "0123456789"))
-    return ID_MASK if digits > 2 and digits < len(run) - 3 - run.count("-") else run
+    code = run[:4] if _LINE_CODE.match(run) else ""
+    return code + ID_MASK if digits > 2 and digits < len(run) - 3 - run.count("-") else run
 
 
 def _quiet(word: str, kept: AbstractSet[str]) -> str:
@@ -82,7 +84,10 @@ def _masked(word: str, kept: AbstractSet[str]) -> str:
         address = found[0].strip("<>")
         dots = address.find("..", address.rfind("@"))  # Sendmail's "user@example.com...User unknown" without the blank
         bare = address[: dots if dots > 0 else None].rstrip(_ENDS)
-        return found[0] if bare.lower() in kept else MASK + address[len(bare) :]
+        if bare.lower() in kept:
+            return found[0]
+        code = address[:4] if _LINE_CODE.match(address) else ""  # "550-user@example.com no longer": a line's code
+        return code + MASK + address[len(bare) :]
 
     return _ADDRESS.sub(mask, word)
 
@@ -108,8 +113,9 @@ def words_of(text: str, code: int | None = None, kept: AbstractSet[str] = frozen
     cut = line.rfind(_IN_REPLY)
     if cut > 0:
         line = line[:cut]
+    long = code is not None and line.startswith(f"{code}-")
     line = line[_codes_end(line) :]
-    return _unrepeated(line, code) if code is not None else line
+    return _unrepeated(line, code, long=long) if code is not None else line
 
 
 def _codes_end(line: str) -> int:
@@ -122,13 +128,14 @@ def _codes_end(line: str) -> int:
     return end
 
 
-def _unrepeated(line: str, code: int) -> str:
-    """Return `line` without the codes that stood at the line starts of a long reply: ``550-5.7.1``, ``550 5.7.1``."""
+def _unrepeated(line: str, code: int, *, long: bool) -> str:
+    """Return `line` without the codes that stood at the line starts of a long reply: ``550-5.7.1``, ``550 5.7.1``.
+
+    In a reply that began with ``550-`` a bare ``550`` is the last line's.
+    """
     start = f" {code}"
-    if start + "-" not in line and start + " " not in line:
+    if start not in line:
         return line
-    return re.sub(
-        rf" {code}(?:-(?:[245]\.[0-9]{{1,3}}\.[0-9]{{1,3}}(?= |$))?| [245]\.[0-9]{{1,3}}\.[0-9]{{1,3}}(?= |$))",
-        "",
-        line,
-    )
+    status = r"[245]\.[0-9]{1,3}\.[0-9]{1,3}(?= |$)"
+    bare = f"|(?= |$)(?: {status})?" if long else f"| {status}"
+    return re.sub(rf"(?: {code}(?:-(?:{status})?{bare}))+ ?", " ", line).strip()
