@@ -105,6 +105,21 @@ def test_token_makes_a_returned_report_genuine(sendmail, tmp_path, macros):
         assert store.execute("SELECT recipient FROM suppressions").fetchall() == [("gone@ok.test",)]
 
 
+def test_token_of_a_crowd_comes_back_whole(sendmail, tmp_path):
+    """A message to 120: its token is folded over lines, and a report about the last recipient is believed."""
+    keys.new_key(tmp_path / "keys")
+    crowd = [f"u{number}@ok.test" for number in range(120)]
+    with milterd(sendmail, tmp_path):
+        sendmail.send("news@home.example", crowd)
+        taken = sendmail.wait_for(lambda: sendmail.sinks["ok.test"].taken)[0]
+        headers = taken.data.decode().replace("\r\n", "\n").partition("\n\n")[0] + "\n"
+        assert all(len(line) < 200 for line in headers.split("\n"))
+        for recipient in (crowd[-1], "victim@ok.test"):
+            sendmail.send("", "news@home.example", crlf(dsn(recipient, headers=headers)))
+        assert "genuine=yes" in ours(sendmail, crowd[-1])
+        assert "genuine=no" in ours(sendmail, "victim@ok.test")
+
+
 def test_suppressed_recipient_is_refused_at_rcpt(sendmail, tmp_path):
     """In mode enforce a suppressed recipient is refused with 5.1.1, since when and why; the others pass."""
     keys.new_key(tmp_path / "keys")
