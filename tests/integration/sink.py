@@ -11,7 +11,6 @@ import asyncio
 import re
 import socket
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -46,7 +45,6 @@ class Taken:
     sender: str
     recipients: list[str]
     data: bytes
-    at: float  # seconds since the epoch
 
 
 @dataclass
@@ -133,7 +131,7 @@ class Sink:
                     writer.write(b"554 5.5.1 no valid recipients\r\n")
                     continue
                 if (await self._say(writer, "data", sender, "354 go on")).startswith("3"):
-                    taken = Taken(sender, recipients, await self._message(reader), time.time())
+                    taken = Taken(sender, recipients, await self._message(reader))
                     await self._say(writer, "eod", recipients[0], "250 2.0.0 Ok: queued as SINK", taken)
                     recipients = []
             elif verb in {"RSET", "NOOP"}:
