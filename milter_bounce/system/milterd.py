@@ -138,7 +138,7 @@ class Session(Milter.Base):  # type: ignore[misc]
         """
         wishes = _NEVER | milter.P_NR_MAIL | milter.P_NR_HDR | milter.P_NR_BODY
         if self.service.key is not None:
-            wishes |= milter.P_NR_EOH
+            wishes |= milter.P_NOEOH | milter.P_NR_EOH
         if not self.service.refuses:
             wishes |= milter.P_NR_RCPT
         opts[1] &= wishes
@@ -149,6 +149,8 @@ class Session(Milter.Base):  # type: ignore[misc]
         try:
             self._ctx.setsymlist(Milter.M_ENVFROM, MACROS)
             self._ctx.setsymlist(Milter.M_EOM, "i {msg_id}")
+            for step in (Milter.M_ENVRCPT, Milter.M_DATA, Milter.M_EOH):
+                self._ctx.setsymlist(step, "{milter_bounce_none}")
         except (TypeError, milter.error):  # an MTA without symbol lists sends its own choice of macros
             pass
         return _CONTINUE

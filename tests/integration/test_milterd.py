@@ -9,7 +9,6 @@ import signal
 import smtplib
 import socket
 import sqlite3
-import time
 from pathlib import Path
 
 import pytest
@@ -214,7 +213,7 @@ def test_mail_flows_when_the_milter_crashes_in_mid_message(postfix, tmp_path):
         assert code == 250
         postfix.wait_for(lambda: postfix.mail("mid"))
         postfix.wait_log(r"the program died \(signal 9\) and is started again")
-        time.sleep(1.5)
+        postfix.wait_for(program.ready)
         delivered(postfix, 1)
         ours(postfix, "gone@bad.test")
 

@@ -8,7 +8,6 @@ import re
 import signal
 import smtplib
 import sqlite3
-import time
 from pathlib import Path
 
 import pytest
@@ -205,7 +204,7 @@ def test_mail_flows_when_the_milter_crashes_in_mid_message(sendmail, tmp_path):
         assert code == 250
         sendmail.wait_for(lambda: sendmail.mail("mid"))
         sendmail.wait_log(r"the program died \(signal 9\) and is started again")
-        time.sleep(1.5)
+        sendmail.wait_for(program.ready)
         delivered(sendmail, 1)
         ours(sendmail, "gone@bad.test")
 
