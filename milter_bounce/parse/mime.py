@@ -219,16 +219,18 @@ class _Walk:
             return self.next_delimiter(start)[1]
         if kind.startswith("multipart/"):
             kind = "text/plain"  # its boundary never occurs: what stands there was meant to be read
+        parent = self.parent()  # before its end closes it
         end, following = self.next_delimiter(start)
-        self.parts.append(Part(fields, kind, self.data[start:end], depth, self.parent()))
+        self.parts.append(Part(fields, kind, self.data[start:end], depth, parent))
         return following
 
     def encoded_message(self, fields: Fields, start: int, kind: str, depth: int) -> int | None:
         """Take in a message wrapped in base64 or quoted-printable (forbidden by RFC 2046 5.2.1, and sent)."""
+        parent = self.parent()
         end, following = self.next_delimiter(start)
         body = _framed(transfer_decoded(Part(fields, kind, self.data[start:end], depth, "")))
         inner, inner_start = header_at(body, _skip_leading(body))
-        self.parts.append(Part(inner, "message/rfc822", b"", depth + 1, self.parent()))
+        self.parts.append(Part(inner, "message/rfc822", b"", depth + 1, parent))
         if depth < 2:
             nested = _Walk(body, self.defects)
             nested.run(inner, inner_start)

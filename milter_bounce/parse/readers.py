@@ -56,7 +56,13 @@ class Readers:
     failure_phrases: tuple[str, ...]
     delay_subjects: tuple[str, ...]
     delay_phrases: tuple[str, ...]
+    final_phrases: tuple[str, ...]
+    """Words that end a delay: nothing is tried any more."""
+
     success_phrases: tuple[str, ...]
+    delivered: re.Pattern[str]
+    """How the lines about a recipient begin that the message reached, in a report on several."""
+
     markers: tuple[str, ...]
     marker_line: re.Pattern[str]
     commands: tuple[tuple[str, str], ...]
@@ -112,7 +118,9 @@ class Readers:
                 failure_phrases=_lower(general["failure_phrases"]),
                 delay_subjects=_lower(general["delay_subjects"]),
                 delay_phrases=_lower(general["delay_phrases"]),
+                final_phrases=_lower(general["final_phrases"]),
                 success_phrases=_lower(general["success_phrases"]),
+                delivered=re.compile(general["delivered_re"], re.IGNORECASE),
                 markers=_lower(general["original_markers"]),
                 marker_line=_marker(general["original_markers"]),
                 commands=tuple(

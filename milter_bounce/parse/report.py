@@ -262,12 +262,14 @@ def _in_words(view: View) -> DeliveryReport | None:
     declared = parameter(view.fields.get("content-type"), "report-type").lower() == "delivery-status"
     if not declared and not _is_report(view, family):
         return None
-    if _INLINE_STATUS.search(view.whole_text):
-        report = _standard(view, view.whole_text, inline=True)
-        if report:
-            return report
+    report = _inline(view, view.words)
+    if report:
+        return report
     drafts = _drafts_told(view, family)
     if not drafts:
+        report = _inline(view, view.whole_text)
+        if report:
+            return report
         wrapped = _forwarded(view)
         if wrapped:
             return wrapped
@@ -290,6 +292,11 @@ def _in_words(view: View) -> DeliveryReport | None:
         for draft in drafts:
             draft.action = draft.action or (None if draft.diagnostic_type else Action.DELIVERED)
     return _report(view, Kind.BOUNCE, drafts, StatusFields(), family.name if family else "words")
+
+
+def _inline(view: View, text: str) -> DeliveryReport | None:
+    """Return the report of delivery-status fields that stand in running text; None without such fields."""
+    return _standard(view, text, inline=True) if _INLINE_STATUS.search(text) else None
 
 
 def _to_holder(drafts: list[Draft], view: View) -> bool:
@@ -337,17 +344,19 @@ def _is_report(view: View, family: Family | None) -> bool:
     answer = _is_answer(view)
     if answer and not view.null_sender and _is_written(view, family):
         return False
-    if not system and (answer or view.is_list_mail() or _is_shown(view)):
+    if not system and (answer or view.is_list_mail() or view.personal_path or _is_shown(view)):
         return False
     subject, words = view.has_failure_subject(), view.has_failure_words()
     quotes = view.null_sender and subject and not answer and reply_start(view.words[:6000]) is not None
     if not view.from_daemon and not failed_field and is_auto_reply(view):
-        return (bool(family) or quotes) and subject and words
+        return subject and words and (quotes or family is not None) and _opens_as_report(view, family)
     if not system:
         return bool(family) and subject and words
     if not (family or view.null_sender or failed_field or view.has_daemon_address):
         # only the display name says "mail delivery": so does phishing ("you have 5 undelivered messages")
         return subject and words and (view.returns_message or reply_start(view.words[:6000]) is not None)
+    if view.wants_answers and not (family or failed_field or view.returns_message):
+        return False  # a postmaster's letter
     both = view.null_sender and view.from_daemon
     plainly = both or (view.sender_address or "").startswith(_DAEMON_ADDRESSES)
     daemon = (view.sender_address or "").startswith(_NEVER_PERSONS)
@@ -360,6 +369,14 @@ def _is_report(view: View, family: Family | None) -> bool:
         # a daemon that quotes a refusal reports it, in whatever language
         or (plainly and not view.is_list_mail() and reply_start(view.words[:6000]) is not None)
     )
+
+
+def _opens_as_report(view: View, family: Family | None) -> bool:
+    """Tell whether a message begins as a report does: an automatic answer says first what it is, then quotes."""
+    opening = view.low.strip().partition("\n\n")[0]
+    if family is not None and any(phrase in opening for phrase in family.text):
+        return True
+    return any(phrase in opening for phrase in view.readers.failure_phrases) or reply_start(opening) is not None
 
 
 def _is_typed(view: View) -> bool:
@@ -398,7 +415,9 @@ def _drafts_in_words(view: View, *, reason_before: bool) -> list[Draft]:
             remote_mta=told.host,
             remote_ip=told.ip,
         )
-        if not (told.quoted or reason_before):
+        if len(blocks) > 1 and view.readers.delivered.match(block.lines):
+            draft.action = Action.DELIVERED
+        elif not (told.quoted or reason_before):
             _look_before(draft, view, preface, alone=len(blocks) == 1)
         drafts.append(draft)
     return drafts

@@ -36,7 +36,7 @@ _STATUS_TYPES: Final = frozenset(
 )
 _STATUS_FIELDS = re.compile(r"^(?:Reporting-MTA|Final-Recipient|Diagnostic-Code)[ \t]*:", re.IGNORECASE | re.MULTILINE)
 _HEADER_TYPES: Final = frozenset({"text/rfc822-headers", "message/global-headers", "text/rfc822-header"})
-_HEADER_LINE = r"(?:Received|Return-[Pp]ath|Message-I[Dd]|DKIM-Signature|MIME-[Vv]ersion|X-[A-Z][A-Za-z-]{2,40}|Delivered-To|ARC-Seal|DomainKey-Signature|Envelope-to)[ \t]*:[^\n]*"
+_HEADER_LINE = r"(?:Received|Return-[Pp]ath|Message-I[Dd]|DKIM-Signature|MIME-[Vv]ersion|X-(?!Actual-Recipient|Display-Name|Postfix-|Supplementary-Info|PowerMTA-)[A-Z][A-Za-z-]{2,40}|Delivered-To|ARC-Seal|DomainKey-Signature|Envelope-to)[ \t]*:[^\n]*"
 _STARTS_AS_HEADER = re.compile(rf"\s*(?:From [^\n]*\n)?{_HEADER_LINE}\n(?:[ \t][^\n]*\n|[A-Za-z-]{{1,60}}[ \t]*:)")
 _HEADER_IN_TEXT = re.compile(
     rf"^(?:>?From [^\n]{{3,200}}\n)?(?:{_HEADER_LINE}\n)(?:[ \t][^\n]*\n)*[A-Za-z][A-Za-z0-9-]{{1,60}}:[^\n]*",
@@ -122,6 +122,19 @@ class View:
         """Whether the reverse-path is empty, as far as Return-Path tells."""
         value = self.fields.get("return-path")
         return value is not None and value.strip() in {"<>", "", "<MAILER-DAEMON>", "MAILER-DAEMON", "<null>", "null"}
+
+    @lazy
+    def personal_path(self) -> bool:
+        """Whether the reverse-path is stated and names no mail system: reports have none (RFC 3464, 2)."""
+        found = address_in(self.fields.get("return-path") or "")
+        local = (found or "").lower().partition("@")[0] + "@"
+        return found is not None and not any(word in local for word in self.readers.daemons)
+
+    @lazy
+    def wants_answers(self) -> bool:
+        """Whether the reverse-path is stated and where From says, be it a postmaster's: whoever wrote it can be answered."""
+        path = (address_in(self.fields.get("return-path") or "") or "").lower()
+        return path != "" and path == self.sender_address and not path.startswith(("mailer-daemon@", "mdaemon@"))
 
     @lazy
     def from_daemon(self) -> bool:
@@ -241,6 +254,8 @@ class View:
     def is_delay(self) -> bool:
         """Whether it warns that the mail is still being tried."""
         low, subject = self.low, self.subject.lower()
+        if any(p in low for p in self.readers.final_phrases):
+            return False
         return any(p in low for p in self.readers.delay_phrases) or any(
             p in subject for p in self.readers.delay_subjects
         )
