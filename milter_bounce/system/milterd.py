@@ -134,7 +134,9 @@ class Session(Milter.Base):  # type: ignore[misc]
 
         Without stamping, ordinary mail is let go at the end of its headers. With stamping, most messages are followed
         to their end, where alone a field can be added, and each answer before makes the MTA wait once more: there is
-        none. SKIP at the first piece of a body would be such an answer, and pays off from some 150 KB on only.
+        none, and the end of the headers is not told at all: Postfix sends its macros with every step, and libmilter
+        asks the socket five times for each. SKIP at the first piece of a body would be an answer, and pays off from
+        some 150 KB on only.
         """
         wishes = _NEVER | milter.P_NR_MAIL | milter.P_NR_HDR | milter.P_NR_BODY
         if self.service.key is not None:
@@ -149,8 +151,6 @@ class Session(Milter.Base):  # type: ignore[misc]
         try:
             self._ctx.setsymlist(Milter.M_ENVFROM, MACROS)
             self._ctx.setsymlist(Milter.M_EOM, "i {msg_id}")
-            for step in (Milter.M_ENVRCPT, Milter.M_DATA, Milter.M_EOH):
-                self._ctx.setsymlist(step, "{milter_bounce_none}")
         except (TypeError, milter.error):  # an MTA without symbol lists sends its own choice of macros
             pass
         return _CONTINUE

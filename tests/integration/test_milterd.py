@@ -9,6 +9,7 @@ import signal
 import smtplib
 import socket
 import sqlite3
+import struct
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,20 @@ def test_token_makes_a_returned_report_genuine(postfix, tmp_path):
         assert "genuine=no" in ours(postfix, "victim@ok.test")
     with sqlite3.connect(tmp_path / "state.db") as store:
         assert store.execute("SELECT recipient FROM suppressions").fetchall() == [("gone@ok.test",)]
+
+
+@pytest.mark.parametrize("stamps", [True, False])
+def test_end_of_headers_is_asked_for_only_without_a_key(postfix, tmp_path, stamps):
+    """Each step that an MTA need not send is one that a stamped message does not wait for (SMFIP_NOEOH, 0x40)."""
+    if stamps:
+        keys.new_key(tmp_path / "keys")
+    with milterd(postfix, tmp_path), socket.socket(socket.AF_UNIX) as mta:
+        mta.settimeout(30)
+        mta.connect(str(postfix.queue_directory / "milter-bounce" / "milter.sock"))
+        mta.sendall(struct.pack("!Ic3I", 13, b"O", 6, 0x1FF, 0x1FFFFF))
+        head = mta.recv(17, socket.MSG_WAITALL)
+    _, kind, _, _, steps = struct.unpack("!Ic3I", head)
+    assert (kind, bool(steps & 0x40)) == (b"O", stamps)
 
 
 def test_suppressed_recipient_is_refused_at_submission(postfix, tmp_path):
