@@ -7,6 +7,7 @@ operators): those never make a `RuleSet`.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from milter_bounce.verdict import AdviceKind
@@ -30,6 +31,8 @@ REFUSALS: Final = frozenset({
 })  # fmt: skip
 """Categories that speak of us or of the message; none may suppress a recipient."""
 
+_DEAD_BOUNDARY: Final = re.compile(r"[^\x00-\x7f]\\b|\\b[^\x00-\x7f]")
+
 
 class Finding(NamedTuple):
     """Something wrong with a rule."""
@@ -50,6 +53,7 @@ def findings(rules: RuleSet, read: Reader) -> list[Finding]:
         *_same_conditions(rules.rules),
         *_shadowed(rules.rules),
         *_suppressing(rules.rules),
+        *_dead_boundaries(rules.rules),
         *(finding for rule in rules.rules for finding in _examples(rules, rule, read)),
         *_blocklist_examples(rules, read),
         *_time_examples(rules, read),
@@ -101,6 +105,16 @@ def _suppressing(rules: Iterable[Rule]) -> Iterator[Finding]:
     for rule in rules:
         if rule.advice is AdviceKind.SUPPRESS and rule.category in REFUSALS:
             yield Finding(rule.file, rule.id, f"{rule.category} speaks of the sender: it must not suppress a recipient")
+
+
+def _dead_boundaries(rules: Iterable[Rule]) -> Iterator[Finding]:
+    for rule in rules:
+        for pattern in (*rule.text, *rule.unless):
+            if found := _DEAD_BOUNDARY.search(pattern):
+                reason = (
+                    f"{found[0]!r}: RE2 knows ASCII words only, this end of a word is never found; write (?:[ .,]|$)"
+                )
+                yield Finding(rule.file, rule.id, reason)
 
 
 def host_of(rules: RuleSet, rule: Rule, example: Example) -> str | None:

@@ -22,6 +22,8 @@ CASES = [
     ("taken", FIRST + rule("x", "text = 'blocked here'", 'examples = ["550 blocked here"]'), ["first in text/t.toml takes its example first"]),
     ("same-conditions", FIRST + rule("x", "text = 'blocked'", 'examples = ["550 blocked"]'), ["never fire", "takes its example"]),
     ("shadowed", FIRST + rule("x", "text = 'blocked'", "reply = '421'", 'examples = ["421 blocked"]'), ["never fire", "takes its example"]),
+    ("dead-boundary", rule("x", "text = ['blocked', 'нет\\b']", 'examples = ["550 blocked"]'), ["ASCII words only"]),
+    ("dead-boundary-before", rule("x", "text = 'blocked'", "unless = '\\bнет'", 'examples = ["550 blocked"]'), ["ASCII words only"]),
     ("suppressing", rule("x", "text = 'a'", 'class = "hard"', 'advice = "suppress"', 'examples = ["550 a"]', category="relay-denied"), ["must not suppress"]),
 ]  # fmt: skip
 
