@@ -5,21 +5,19 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 from rich.console import Console
 from rich.syntax import Syntax
 
 from milter_bounce.config import ConfigError
-from milter_bounce.system import postfix_conf
-from milter_bounce.system.postfix_conf import Change, Postconf, PostfixError
+from milter_bounce.system import postfix_apply, postfix_conf
+from milter_bounce.system.postfix_conf import GATE_MAPS, Change, Postconf, PostfixError
 from milter_bounce.system.settings import load_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from milter_bounce.config import Settings
+    from milter_bounce.system.postfix_apply import Done
 
 _conf = click.option(
     "-c", "--config", "conf", type=click.Path(path_type=Path, readable=False), help="milter-bounce.toml"
@@ -45,20 +43,6 @@ def _fail(error: Exception) -> NoReturn:
 @click.group()
 def postfix() -> None:
     """Print, apply and revert Postfix's settings."""
-
-
-def _edit(
-    settings: Settings, gate_folder: Path, saved: dict[str, Any] | None, *, enforce: bool
-) -> Callable[[Postconf], None]:
-    """Return the function that takes out what was applied before and puts in what is wanted now."""
-
-    def edit(postconf: Postconf) -> None:
-        if saved is not None:
-            postfix_conf.undo(postconf, saved)
-        for change in postfix_conf.plan(settings, postconf, gate_folder, enforce=enforce):
-            postconf.put(change)
-
-    return edit
 
 
 def _show(difference: str) -> None:
@@ -116,25 +100,32 @@ def apply(
     """Put the settings in, and keep a record for `revert`."""
     try:
         settings, postconf = load_settings(conf), Postconf(directory)
-        saved = postfix_conf.applied(directory)
-        difference = postfix_conf.difference(directory, _edit(settings, gate_folder, saved, enforce=enforce))
+        saved = postfix_apply.applied(directory)
+
+        def planned(copy: Postconf) -> list[Change]:
+            return postfix_conf.plan(settings, copy, gate_folder, enforce=enforce)
+
+        stays = postfix_apply.stays(postconf, saved)
+        difference = postfix_apply.stage(directory, saved, planned, gate_stays=stays).difference(directory)
         _show(difference)
         if dry_run:
             sys.exit(1 if difference else 0)
         if not difference:
             click.echo("nothing to do: the settings are in place")
             return
-        if saved is not None:
-            postfix_conf.revert(postconf, saved)
         files = postfix_conf.gate_files(settings, gate_folder) if enforce else {}
-        postfix_conf.apply(postconf, postfix_conf.plan(settings, postconf, gate_folder, enforce=enforce), files)
+        done = postfix_apply.exchange(postconf, saved, planned, files)
+        if enforce and settings.mode != "enforce":
+            click.echo(
+                'mode is "advise" in milter-bounce.toml: the hooks are in place and hold nothing until mode = "enforce"'
+            )
+        stop = enforce or done.waiting
+        _next_step(directory, stop=stop, restart=restart)
+        if done.waiting and restart:
+            done = postfix_apply.exchange(postconf, postfix_apply.applied(directory), planned, files)
+        _tell_waiting(directory, done, "apply")
     except (ConfigError, PostfixError) as error:
         _fail(error)
-    if enforce and settings.mode != "enforce":
-        click.echo(
-            'mode is "advise" in milter-bounce.toml: the hooks are in place and hold nothing until mode = "enforce"'
-        )
-    _next_step(directory, restart=restart, stop=enforce)
 
 
 @postfix.command()
@@ -142,24 +133,45 @@ def apply(
 @_dry
 @_restart
 def revert(directory: Path, *, dry_run: bool, restart: bool) -> None:
-    """Take out what `apply` put in, exactly."""
+    """Take out what `apply` put in, exactly.
+
+    A running Postfix that was started with the queue gate needs one parameter of ours until it is restarted: it stays,
+    holding nothing but your own transports, and a second revert after the restart takes it out.
+    """
     try:
-        postconf, saved = Postconf(directory), postfix_conf.applied(directory)
+        postconf, saved = Postconf(directory), postfix_apply.applied(directory)
         if saved is None:
-            click.echo(f"nothing to do: {directory / postfix_conf.RECORD} does not exist")
+            click.echo(f"nothing to do: {directory / postfix_apply.RECORD} does not exist")
             return
-        record = saved
-        _show(postfix_conf.difference(directory, lambda copy: postfix_conf.undo(copy, record)))
+        stays = postfix_apply.stays(postconf, saved)
+        staged = postfix_apply.stage(directory, saved, postfix_apply.nothing, gate_stays=stays)
+        _show(staged.difference(directory))
         if dry_run:
             sys.exit(1)
-        left = postfix_conf.revert(postconf, saved)
+        done = postfix_apply.exchange(postconf, saved)
+        left = done.left
+        again = saved.get("waiting") and len(saved["changes"]) == 1
+        if done.waiting or not again:
+            served = any(change["kind"] == "service" for change in saved["changes"])
+            _next_step(directory, stop=done.waiting or served, restart=restart)
+        if done.waiting and restart:
+            done = postfix_apply.exchange(postconf, postfix_apply.applied(directory))
+        _tell_waiting(directory, done, "revert")
     except PostfixError as error:
         _fail(error)
     for line in left:
         click.echo(f"left alone: {line}", err=True)
-    _next_step(directory, restart=restart, stop=any(change["kind"] == "service" for change in saved["changes"]))
     if left:
         sys.exit(1)
+
+
+def _tell_waiting(directory: Path, done: Done, command: str) -> None:
+    """Tell what stays in main.cf for the Postfix that runs, and how it goes."""
+    if done.waiting:
+        click.echo(
+            f"{directory}/main.cf keeps {GATE_MAPS}, with your own transports only: the running Postfix still uses it; "
+            f"after that restart `milter-bounce postfix {command}` again takes it out"
+        )
 
 
 def _next_step(directory: Path, *, restart: bool, stop: bool) -> None:
@@ -167,7 +179,7 @@ def _next_step(directory: Path, *, restart: bool, stop: bool) -> None:
     verbs = ["stop", "start"] if stop else ["reload"]
     if not restart:
         commands = " && ".join(f"postfix -c {directory} {verb}" for verb in verbs)
-        click.echo(f"now: {commands}" + (" (a reload is not enough for a new service)" if stop else ""))
+        click.echo(f"now: {commands}" + (" (a reload is not enough for the gate)" if stop else ""))
         return
     for verb in verbs:
         subprocess.run(["/usr/sbin/postfix", "-c", str(directory), verb], check=False, timeout=120)

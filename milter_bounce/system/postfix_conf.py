@@ -1,8 +1,8 @@
 """Postfix's configuration: what we add to it, added and taken away again through postconf(1).
 
 Goes in: our settings and a Postfix configuration directory. Comes out: a list of
-`Change`s, the difference they make as text, and a record from which `revert`
-restores every byte. Does not: restart Postfix, or edit its files by hand.
+`Change`s. Does not: touch the files that Postfix runs on (``postfix_apply`` does, with
+what came out of a copy), or restart it.
 
 Section: DESIGN.md section 2. Postfix 3.4 is the oldest supported: lists take
 ``{ service, name=value }`` since 3.0.
@@ -13,30 +13,27 @@ recipient restrictions holds braces keeps it as it is, without the policy servic
 
 from __future__ import annotations
 
-import difflib
-import json
+import os
 import re
 import shutil
 import subprocess
-import tempfile
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
 
 from milter_bounce import limits
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from pathlib import Path
 
     from milter_bounce.config import Settings
 
-RECORD: Final = "milter-bounce.applied.json"
-"""What was changed, beside main.cf."""
+GATE: Final = "gate"
+GATE_SERVICE: Final = f"{GATE}/unix"
+OURS: Final = "milter_bounce_"
+"""How the parameters begin that Postfix does not know, so that all of each is ours."""
 
-FILES: Final = ("main.cf", "master.cf")
-GATE_SERVICE: Final = "gate/unix"
-GATE_MAPS: Final = "milter_bounce_gate_maps"
-POLICY: Final = "milter_bounce_policy"
+GATE_MAPS: Final = f"{OURS}gate_maps"
+POLICY: Final = f"{OURS}policy"
 TIME_LIMIT_S: Final = limits.POSTCONF_S
 
 
@@ -61,12 +58,16 @@ class Change:
 class Postconf:
     """postconf(1) on one configuration directory.
 
+    Args:
+        directory: where main.cf and master.cf lie.
+        copy: whether they are a copy that nobody else writes or reads.
+
     Raises:
         PostfixError: from every method, where postconf is missing or refuses.
     """
 
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
+    def __init__(self, directory: Path, *, copy: bool = False) -> None:
+        self.directory, self._copy = directory, copy
         found = shutil.which("postconf", path="/usr/sbin:/usr/local/sbin:/usr/bin:/opt/postfix/sbin")
         if found is None:
             raise PostfixError("no postconf(1) is installed; install Postfix, or see `milter-bounce sendmail`")
@@ -75,6 +76,9 @@ class Postconf:
     def run(self, *words: str) -> str:
         """Return what ``postconf -c DIRECTORY WORDS`` prints."""
         command = [self._postconf, "-c", str(self.directory), *words]
+        if self._copy:  # postconf waits for a second or two where a file is fresh: somebody might still write it
+            for path in self.directory.glob("*.cf"):
+                os.utime(path, (0, 0))
         try:
             ran = subprocess.run(command, check=False, capture_output=True, text=True, timeout=TIME_LIMIT_S)
         except (OSError, subprocess.TimeoutExpired) as error:
@@ -129,7 +133,7 @@ class Postconf:
         if now is None:
             return None
         flag, drop = ("-e", "-X") if change.kind == "main" else ("-P", "-PX")
-        if _plain(now) == _plain(change.after):
+        if _plain(now) == _plain(change.after) or change.name.startswith(OURS):
             self.run(*((drop, change.name) if change.before is None else (flag, f"{change.name}={change.before}")))
             return None
         if change.part and change.part in now:
@@ -213,14 +217,14 @@ def _gate(settings: Settings, postconf: Postconf, folder: Path) -> list[Change]:
     transports = postconf.value("transport_maps")
     # a parameter of its own, for -o takes no blanks; a copy, for $transport_maps there would mean itself
     changes = [_set(postconf, GATE_MAPS, f"{ours}, {transports}" if transports else ours)]
-    if not postconf.services("gate"):
+    if not postconf.services(GATE):
         changes.append(Change("service", GATE_SERVICE, None, "gate unix - - n - - trivial-rewrite"))
     options = postconf.options(r"[^/]+/[^/]+/(?:transport_maps|rewrite_service_name)")
     changes.append(_option(options, f"{GATE_SERVICE}/transport_maps", f"${GATE_MAPS}"))
     managers = postconf.services("qmgr")
     if not managers:
         raise PostfixError(f"{postconf.directory}/master.cf: has no qmgr service; is this a whole configuration?")
-    changes.append(_option(options, f"{managers[0]}/rewrite_service_name", "gate"))
+    changes.append(_option(options, f"{managers[0]}/rewrite_service_name", GATE))
     return changes
 
 
@@ -253,109 +257,3 @@ def _first(ours: str, change: Change) -> Change:
         return replace(change, before=change.after)
     between = ", " if change.kind == "main" else ","
     return replace(change, after=f"{ours}{between}{change.after}" if change.after else ours)
-
-
-# -- apply and revert ------------------------------------------------------------
-
-
-def difference(directory: Path, edit: Any) -> str:
-    """Return what `edit`, a function of a `Postconf`, would change, as a unified diff; nothing is written."""
-    with tempfile.TemporaryDirectory(prefix="milter-bounce-") as temporary:
-        copy = Path(temporary)
-        before = _contents(directory)
-        for name, raw in before.items():
-            (copy / name).write_bytes(raw)
-        edit(Postconf(copy))
-        after = _contents(copy)
-    lines: list[str] = []
-    for name in FILES:
-        old, new = (_lines(side[name]) for side in (before, after))
-        lines += difflib.unified_diff(old, new, f"{directory}/{name}", f"{directory}/{name} (new)")
-    return "".join(lines)
-
-
-def _lines(raw: bytes) -> list[str]:
-    return raw.decode("utf-8", "backslashreplace").splitlines(keepends=True)
-
-
-def _contents(directory: Path) -> dict[str, bytes]:
-    try:
-        return {name: (directory / name).read_bytes() for name in FILES}
-    except OSError as error:
-        raise PostfixError(
-            f"{error.filename}: {error.strerror}; name Postfix's configuration with --config-dir"
-        ) from None
-
-
-def apply(postconf: Postconf, changes: Iterable[Change], files: dict[Path, str]) -> None:
-    """Make the changes and keep a record of them; on any error everything is as before.
-
-    Raises:
-        PostfixError: nothing was changed.
-    """
-    directory, changes = postconf.directory, list(changes)
-    before = _contents(directory)
-    record = directory / RECORD
-    try:
-        for path, text in files.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text)
-        for change in changes:
-            postconf.put(change)
-        after = _contents(directory)
-        saved = {
-            "changes": [asdict(change) for change in changes],
-            "files": [str(path) for path in files],
-            "before": {name: raw.decode("latin-1") for name, raw in before.items()},
-            "after": {name: raw.decode("latin-1") for name, raw in after.items()},
-        }
-        record.write_text(json.dumps(saved, indent=1))
-        record.chmod(0o600)
-    except (OSError, PostfixError) as error:
-        for name, raw in before.items():
-            (directory / name).write_bytes(raw)
-        raise PostfixError(f"nothing was changed: {error}") from None
-
-
-def applied(directory: Path) -> dict[str, Any] | None:
-    """Return the record of what was applied; None where nothing is.
-
-    Raises:
-        PostfixError: the record is damaged.
-    """
-    path = directory / RECORD
-    if not path.exists():
-        return None
-    try:
-        saved = json.loads(path.read_text())
-        {name: saved["before"][name].encode("latin-1") for name in FILES}
-        [Change(**change) for change in saved["changes"]]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise PostfixError(f"{path}: is damaged ({error}); take our settings out by hand and remove it") from None
-    return dict(saved)
-
-
-def undo(postconf: Postconf, saved: dict[str, Any]) -> list[str]:
-    """Take our settings out of the directory of `postconf`; return what was left alone, one line each.
-
-    A file that nobody touched since is restored byte by byte; in another one each setting is taken back by itself.
-    """
-    directory, left = postconf.directory, []
-    now = _contents(directory)
-    for name in FILES:
-        if now[name] == saved["after"][name].encode("latin-1"):
-            (directory / name).write_bytes(saved["before"][name].encode("latin-1"))
-            continue
-        for values in reversed(saved["changes"]):
-            change = Change(**values)
-            if (change.kind == "main") is (name == "main.cf") and (reason := postconf.take(change)):
-                left.append(reason)
-    return left
-
-
-def revert(postconf: Postconf, saved: dict[str, Any]) -> list[str]:
-    """Undo what was applied, remove our files and the record; return what was left alone."""
-    left = undo(postconf, saved)
-    for path in (*map(Path, saved["files"]), postconf.directory / RECORD):
-        path.unlink(missing_ok=True)
-    return left

@@ -28,7 +28,8 @@ from .advising import make_store, schedules_of
 from .keys import read_keyring
 from .logsource import followed
 from .maillog import MailLog
-from .postfix_conf import Postconf, PostfixError, plan
+from .postfix_apply import applied, gate_runs
+from .postfix_conf import GATE_MAPS, Postconf, PostfixError, plan
 from .rulefiles import load_rules
 from .store import StoreError
 
@@ -291,6 +292,7 @@ def _postfix(settings: Settings, directory: Path, gate_folder: Path) -> Iterator
     command = "milter-bounce postfix apply" + (" --enforce" if enforce else "")
     try:
         missing = plan(settings, Postconf(directory), gate_folder, enforce=enforce)
+        yield from _left_over(directory)
     except PostfixError as error:
         yield Finding("postfix", "settings", False, str(error), "run this as a user that may read the configuration")
         return
@@ -298,6 +300,18 @@ def _postfix(settings: Settings, directory: Path, gate_folder: Path) -> Iterator
         yield Finding("postfix", "settings", True, f"complete for mode {settings.mode}")
     for change in missing:
         yield Finding("postfix", change.name, False, f"lacks {change.part or change.after}", command)
+
+
+def _left_over(directory: Path) -> Iterator[Finding]:
+    """Tell of what stays in main.cf after the gate was taken out, for a Postfix that runs."""
+    saved = applied(directory)
+    if saved is None or not saved.get("waiting"):
+        return
+    runs = gate_runs(Postconf(directory))
+    restart = f"postfix -c {directory} stop && postfix -c {directory} start && " if runs else ""
+    command = "revert" if len(saved["changes"]) == 1 else "apply"
+    text = "stays for the running Postfix, without our table" if runs else "is used by nobody any more"
+    yield Finding("postfix", GATE_MAPS, False, text, f"{restart}milter-bounce postfix {command}")
 
 
 def _through_postfix(settings: Settings, directory: Path, gate_folder: Path) -> Iterator[Finding]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from milter_bounce.config import Settings, from_values
-from milter_bounce.system.postfix_conf import RECORD, PostfixError, applied, endpoint, gate_files
+from milter_bounce.system.postfix_conf import endpoint, gate_files
 
 SPOOL = "/var/spool/postfix"
 
@@ -33,16 +33,3 @@ def test_gate_files_name_the_socket_by_its_whole_path_and_an_empty_backup():
     assert "timeout = 1\nmax_try = 1\n" in files[Path("/etc/milter-bounce/gate.cf")]
     settings = from_values({"answer": {"gate_socket": "inet:11211@127.0.0.1"}}, "test")
     assert "memcache = inet:127.0.0.1:11211\n" in gate_files(settings, Path("/x"))[Path("/x/gate.cf")]
-
-
-@pytest.mark.parametrize("text", ["", "{}", "[]", '{"before": 3}', '{"before": {}, "changes": []}'])
-def test_damaged_record_is_told_and_not_followed(tmp_path, text):
-    """A record that cannot be trusted changes nothing."""
-    (tmp_path / RECORD).write_text(text)
-    with pytest.raises(PostfixError, match="is damaged"):
-        applied(tmp_path)
-
-
-def test_no_record_means_nothing_was_applied(tmp_path):
-    """Nothing to revert."""
-    assert applied(tmp_path) is None
