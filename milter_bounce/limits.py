@@ -212,7 +212,7 @@ IDLE_S: Final = 300
 100 s at most."""
 
 LINES_WAITING: Final = 10_000
-"""Log lines that wait for the log; beyond, lines are lost, never answers."""
+"""Log lines that wait for a log that hangs or is away; beyond, lines are lost, never answers or mail."""
 
 # -- DNS ----------------------------------------------------------------------------------------------------
 

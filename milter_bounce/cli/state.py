@@ -43,7 +43,9 @@ if TYPE_CHECKING:
 
 def _log(conf: Path | None, notice: Notice) -> None:
     """Write the notice to the MTA's log as the programs do; where that cannot be written it stands on the terminal."""
-    MailLog(settings_of(conf).log, "admin").line(notice_line(notice))
+    log = MailLog(settings_of(conf).log, "admin")
+    log.line(notice_line(notice))
+    log.close()
     click.echo(notice_line(notice))
 
 

@@ -34,14 +34,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import queue
 import resource
 import signal
 import sys
-import threading
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
-from milter_bounce import limits
 from milter_bounce.config import ConfigError
 from milter_bounce.decide.rule_toml import RulesError
 from milter_bounce.protocol import memcache, policy, socketmap
@@ -63,43 +60,6 @@ if TYPE_CHECKING:
 
     from milter_bounce.config import Settings
 
-LINES_WAITING: Final = limits.LINES_WAITING
-
-
-class Lines:
-    """Takes log lines and never waits: a thread of its own hands them to the log."""
-
-    def __init__(self, log: MailLog) -> None:
-        self._log = log
-        self._waiting: queue.Queue[str | None] = queue.Queue(LINES_WAITING)
-        self._lost = 0
-        self._thread = threading.Thread(target=self._run, name="log", daemon=True)
-        self._thread.start()
-
-    def say(self, text: str) -> None:
-        """Hand a line over, or count it as lost; ``warning: `` and ``error: `` in front set the severity."""
-        try:
-            self._waiting.put_nowait(text)
-        except queue.Full:
-            self._lost += 1
-
-    def _run(self) -> None:
-        while (text := self._waiting.get()) is not None:
-            if self._lost:
-                lost, self._lost = self._lost, 0
-                self._log.warning(f"{lost} lines were lost: the log is slower than what is said")
-            severity, colon, rest = text.partition(": ")
-            if colon and severity in {"warning", "error", "info"}:
-                self._log.line(rest, severity)
-            else:
-                self._log.line(text)
-
-    def close(self) -> None:
-        """Write what waits, at most for three seconds."""
-        with contextlib.suppress(queue.Full):
-            self._waiting.put(None, timeout=1)
-        self._thread.join(2)
-
 
 def make_answers(settings: Settings, say: Any) -> Answers:
     """Return what answers questions under these settings.
@@ -116,13 +76,13 @@ def make_answers(settings: Settings, say: Any) -> Answers:
 class Program:
     """answerd from start to end: its sockets, its answers, its reloads."""
 
-    def __init__(self, settings: Settings, config_path: Path | None, lines: Lines) -> None:
+    def __init__(self, settings: Settings, config_path: Path | None, lines: MailLog) -> None:
         self._settings, self._config_path, self._lines = settings, config_path, lines
         self._answers = make_answers(settings, lines.say)
         self._heart = Heartbeat()
         self._flusher: Flusher | None = None
         section = settings.answer
-        limits = (section.connections, section.idle_s, section.request_s, lambda text: lines.say(f"warning: {text}"))
+        limits = (section.connections, section.idle_s, section.request_s, lines.warning)
         wires = (
             ("socketmap", section.socket, socketmap.Connection),
             ("gate", section.gate_socket, memcache.Connection),
@@ -214,7 +174,7 @@ def _raise_descriptor_limit(wanted: int) -> None:
 
 def main(settings: Settings, config_path: Path | None = None, **_options: Any) -> int:
     """Run answerd until it is told to end; return the exit status."""
-    lines = Lines(MailLog(settings.log, "answerd"))
+    lines = MailLog(settings.log, "answerd")
     try:
         _raise_descriptor_limit(3 * settings.answer.connections + 100)
         asyncio.run(Program(settings, config_path, lines).serve())

@@ -474,4 +474,5 @@ def main(settings: Settings, config_path: Path | None = None, **_options: object
 
     asyncio.run(_until_told(dnsd, reload, Heartbeat()))
     store.close()
+    log.close()
     return 0

@@ -156,6 +156,7 @@ class Logd:
             self._heart.stopping()
             source.close()
             self.store.close()
+            self.log.close()
         return 0
 
     def _known_position(self) -> str | None:

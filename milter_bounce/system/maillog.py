@@ -1,49 +1,50 @@
-"""Writer of advice lines: into the log that the MTA itself writes.
+"""The mail log as all programs use it: a line is handed over at once, a thread writes it.
 
-Goes in: finished lines (``verdict.log_line``). Goes out: to Postfix's own log
-through the datagram socket ``public/postlog`` where ``maillog_file`` is set, to
-the syslog socket with facility mail, to standard output or to a file.
+Goes in: finished lines (``verdict.log_line``). Goes out: in their order through a
+``logoutput.LogOutput``, whatever time that takes. Does not wait in its callers:
+answers and the heartbeat never stand behind a log that hangs or is away.
 
-Does not wait: a log that is away or full costs a line, never mail; what was
-lost is counted and told once the log is back.
+What the log does not take waits, `LINES_WAITING` lines at most. Beyond, lines are
+lost, counted, and told once the log takes lines again. At an orderly end `close`
+writes what waits; a program that is killed loses it.
 
-Why the socket and not postlog(1): on Debian 12 postlog(1) is not set-gid, so a
-user without group postdrop writes nothing and gets no error (DESIGN.md section 2).
+Threads and forks: the thread begins with the first line, in the process that says
+it; a forked child begins anew, with its own process number and nothing of its
+parent's lines.
 """
 
 from __future__ import annotations
 
-import contextlib
+import atexit
 import os
-import socket
-import sys
 import threading
 import time
-from datetime import datetime
-from pathlib import Path
+from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from milter_bounce import limits
 from milter_bounce.verdict import printable
 
+from .logoutput import LogOutput
+
 if TYPE_CHECKING:
     from milter_bounce.config import LogSection
 
-FACILITY_MAIL: Final = 2 << 3
-SEVERITY: Final = {"info": 6, "warning": 4, "error": 3, "notice": 5}
 LINE_LIMIT: Final = limits.WRITTEN_LINE
+LINES_WAITING: Final = limits.LINES_WAITING
 
-CHOOSE_AGAIN_S: Final = 5.0
-"""Seconds between two looks at where lines should go."""
+AGAIN_S: Final = 0.2
+"""Seconds between two tries of a log that takes no lines."""
 
+LEAVE_S: Final = 2.0
+"""Seconds that an orderly end waits for the log: milterd's parent kills it after five."""
 
-def _has_maillog_file(queue_directory: Path) -> bool:
-    """Return whether Postfix's postlog service listens for us: its socket exists and may be written."""
-    return os.access(queue_directory / "public" / "postlog", os.W_OK)
+SPOKEN: Final = frozenset({"warning", "error", "info"})
+"""Words that set the severity in front of a line, see `MailLog.say`."""
 
 
 class MailLog:
-    """One program's way into the MTA's log; safe to use from several threads.
+    """One program's way into the MTA's log; safe to use from several threads. Raises nothing.
 
     Args:
         settings: section ``[log]``.
@@ -51,108 +52,125 @@ class MailLog:
     """
 
     def __init__(self, settings: LogSection, program: str) -> None:
-        self._settings = settings
-        self._tag = f"milter-bounce/{program}[{os.getpid()}]"
-        self._lock = threading.Lock()
-        self._socket: socket.socket | None = None
-        self._lost = 0
-        self._chosen = time.monotonic()
-        self.output = self._choose()
+        self._settings, self._program = settings, program
+        self._begin()
 
-    def _choose(self) -> str:
-        """Return where lines go; Postfix may start after us, so "auto" asks again from time to time."""
-        if self._settings.output != "auto":
-            return self._settings.output
-        if _has_maillog_file(Path(self._settings.queue_directory)):
-            return "postlog"
-        return "syslog" if Path(self._settings.syslog_socket).exists() else "stdout"
+    def _begin(self) -> None:
+        """Begin with nothing said, in the process that runs now."""
+        self._process = os.getpid()
+        self._output = LogOutput(self._settings, self._program)
+        self._waiting: deque[tuple[str, str, float]] = deque()
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._lost = 0
+        self._ends = False
+
+    @property
+    def output(self) -> str:
+        """Where lines go at present: ``postlog``, ``syslog``, ``stdout`` or ``file``."""
+        return self._output.kind
 
     def line(self, text: str, severity: str = "info") -> bool:
-        """Write one line; return whether it was handed over. Raises nothing.
+        """Hand one line over and return at once whether there was room for it.
 
         Control characters are escaped here once more, so that no caller can forget it.
         """
         safe = printable(text, LINE_LIMIT) if not text.isprintable() or len(text) > LINE_LIMIT else text
-        with self._lock:
-            if self._lost or time.monotonic() - self._chosen > CHOOSE_AGAIN_S:
-                self._choose_again()
-            if self._lost and self._write(f"warning: {self._lost} lines were lost while the log was away", "warning"):
-                self._lost = 0
-            sent = self._write(safe if severity == "info" else f"{severity}: {safe}", severity)
-            self._lost += not sent
-        return sent
-
-    def _choose_again(self) -> None:
-        self._chosen = time.monotonic()
-        if (output := self._choose()) != self.output:
-            self.output = output
-            self._close()
-
-    def warning(self, text: str) -> bool:
-        """Write one line that somebody should look at."""
-        return self.line(text, "warning")
-
-    def _write(self, text: str, severity: str) -> bool:
-        try:
-            if self.output == "syslog":
-                self._send(self._settings.syslog_socket, f"<{FACILITY_MAIL | SEVERITY[severity]}>", text)
-            elif self.output == "postlog":
-                stamped = time.strftime("%b %e %H:%M:%S ") + socket.gethostname().split(".")[0] + " "
-                self._send(str(Path(self._settings.queue_directory) / "public" / "postlog"), stamped, text)
-            elif self.output == "file":
-                self._append(text)
-            else:
-                sys.stdout.write(f"{self._tag}: {text}\n")
-                sys.stdout.flush()
-        except (OSError, ValueError) as error:
-            self._close()
-            if not self._lost:
-                self._complain(error)
-            return False
+        if self._process != os.getpid():
+            self._begin()
+        with self._changed:
+            if len(self._waiting) >= LINES_WAITING:
+                self._lost += 1
+                return False
+            self._waiting.append((safe if severity == "info" else f"{severity}: {safe}", severity, time.time()))
+            if self._thread is None:
+                self._start()
+            self._changed.notify_all()
         return True
 
-    def _complain(self, error: Exception) -> None:
-        """Tell standard error that lines are being lost; once, until the log is back."""
-        settings = self._settings
-        postlog = f"{settings.queue_directory}/public/postlog"
-        place = {"file": settings.output_file, "syslog": settings.syslog_socket, "postlog": postlog}.get(self.output)
-        why = getattr(error, "strerror", None) or error
-        remedy = "free or make the place" if self.output == "file" else "start what listens there"
-        remedy = "let our user write there" if isinstance(error, PermissionError) else remedy
-        with contextlib.suppress(OSError, ValueError):
-            sys.stderr.write(
-                f"{self._tag}: lines for the mail log are lost: {place or 'standard output'}: {why}; {remedy}, "
-                "or set log.output\n"
-            )
-            sys.stderr.flush()
+    def warning(self, text: str) -> bool:
+        """Hand over a line that somebody should look at."""
+        return self.line(text, "warning")
 
-    def _send(self, path: str, head: str, text: str) -> None:
-        """Send one datagram; a socket that was made anew (syslog or Postfix restarted) is found again."""
-        payload = f"{head}{self._tag}: {text}".encode("utf-8", "backslashreplace")
-        for fresh in (False, True):
-            if self._socket is None or fresh:
-                self._close()
-                self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-                self._socket.settimeout(0.5)
-                self._socket.connect(path)
-            try:
-                self._socket.send(payload)
-            except OSError:
-                if fresh:
-                    raise
-            else:
-                return
+    def say(self, text: str) -> bool:
+        """Hand over a line that may state its severity itself: ``warning: ``, ``error: `` or ``info: `` in front."""
+        severity, colon, rest = text.partition(": ")
+        return self.line(rest, severity) if colon and severity in SPOKEN else self.line(text)
 
-    def _append(self, text: str) -> None:
-        stamped = datetime.now().astimezone().isoformat(timespec="microseconds")
-        line = f"{stamped} {socket.gethostname()} {self._tag}: {text}\n".encode("utf-8", "backslashreplace")
-        target = os.open(self._settings.output_file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o640)
+    def flush(self, wait_s: float = LEAVE_S) -> bool:
+        """Wait until everything said is written, `wait_s` at most; return whether it is."""
+        if self._process != os.getpid():
+            return True
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._waiting, wait_s)
+
+    def close(self, wait_s: float = LEAVE_S) -> bool:
+        """Write what waits, `wait_s` at most, and let the thread go; return whether all was written.
+
+        The log may be used again all the same.
+        """
+        done = self.flush(wait_s)
+        thread = self._thread if self._process == os.getpid() else None
+        if thread is not None:
+            with self._changed:
+                self._ends = True
+                self._changed.notify_all()
+            thread.join(wait_s if done else 0)
+            atexit.unregister(self.close)
+        return done
+
+    # -- the thread; `_start` and `_next` hold the lock ---------------------------
+
+    def _start(self) -> None:
+        self._ends = False
+        thread = threading.Thread(target=self._run, name="log", daemon=True)
         try:
-            os.write(target, line)
-        finally:
-            os.close(target)
+            thread.start()
+        except RuntimeError:  # no more threads to be had: the next line tries again
+            return
+        self._thread = thread
+        atexit.register(self.close)
 
-    def _close(self) -> None:
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
+    def _run(self) -> None:
+        while self._await():
+            text, severity, at = self._waiting[0]
+            try:
+                taken = self._output.write(text, severity, at)
+            except Exception:  # whatever is wrong with this line, the next ones must not wait for it
+                self._took(lost=1)
+                continue
+            if taken:
+                self._tell_lost()
+                self._took()
+            else:
+                self._rest()
+
+    def _await(self) -> bool:
+        """Return True once there is a line to write; False when the thread is to end."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._ends)
+            if self._ends:
+                self._output.close()
+                self._thread = None
+            return not self._ends
+
+    def _took(self, lost: int = 0) -> None:
+        """Take the line off that was written last; only this thread takes lines off, so it is still the first."""
+        with self._changed:
+            self._waiting.popleft()
+            self._lost += lost
+            self._changed.notify_all()
+
+    def _tell_lost(self) -> None:
+        """Tell how many lines had no room; they stay counted while the log does not take that either."""
+        with self._changed:
+            lost = self._lost
+        if lost and self._output.write(
+            f"warning: {lost} lines were lost while the log was away", "warning", time.time()
+        ):
+            with self._changed:
+                self._lost -= lost
+
+    def _rest(self) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._ends, AGAIN_S)

@@ -302,6 +302,7 @@ def _serve(settings: Settings, config_path: Path | None, orders: int, *, events:
             except (ConfigError, RulesError) as error:
                 log.warning(f"not reloaded, what was in force stays: {error}")
         service.desk.flush()
+        log.close()
         os._exit(0)
 
     def live() -> None:
@@ -321,8 +322,11 @@ def _serve(settings: Settings, config_path: Path | None, orders: int, *, events:
     milter.setbacklog(BACKLOG)
     settle()
     log.line(f"listening on {settings.milter.socket}, mode {settings.mode}")
-    Milter.runmilter("milter-bounce", _listen(settings), TIMEOUT_S, rmsock=False)
-    service.desk.flush()
+    try:
+        Milter.runmilter("milter-bounce", _listen(settings), TIMEOUT_S, rmsock=False)
+    finally:
+        service.desk.flush()
+        log.close()
     return 0
 
 

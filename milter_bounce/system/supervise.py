@@ -135,6 +135,7 @@ class Supervisor:
         finally:
             notify_systemd("STOPPING=1")
             self._end_all()
+            self._log.close()
         return 0
 
     def _start(self, child: Child) -> None:

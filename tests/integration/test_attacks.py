@@ -431,7 +431,8 @@ def symlink_in_place_of_the_log(host):
     link.symlink_to(target)
     code = (
         "import sys; from milter_bounce.config import LogSection; from milter_bounce.system.maillog import MailLog;"
-        f"sys.exit(MailLog(LogSection(output='file', output_file={str(link)!r}), 'x').line('y'))"
+        f"log = MailLog(LogSection(output='file', output_file={str(link)!r}), 'x'); log.line('y');"
+        "sys.exit(log.close())"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
     assert target.read_text() == ""

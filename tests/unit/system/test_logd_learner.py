@@ -55,7 +55,7 @@ class Desk:
         )
         self.path = folder / "advice.log"
         self.store = make_store(self.settings)
-        log = MailLog(self.settings.log, "logd")
+        self.log = log = MailLog(self.settings.log, "logd")
         self.learner = Learner(
             "mail.log",
             LogReader(NOW),
@@ -71,6 +71,7 @@ class Desk:
         return self.learner.commit(now)
 
     def lines(self):
+        assert self.log.flush()
         return [text.split("]: ", 1)[1] for text in self.path.read_text().splitlines()] if self.path.exists() else []
 
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
+import subprocess
+import sys
+import threading
 
 import pytest
 
 from milter_bounce.config import LogSection
-from milter_bounce.system import maillog
+from milter_bounce.system import logoutput, maillog
 from milter_bounce.system.maillog import LINE_LIMIT, MailLog
+from tests.conftest import ROOT
 
 
 @pytest.fixture
@@ -53,6 +58,7 @@ def test_auto_falls_back_to_standard_output(tmp_path, capsys):
     """Without postlog and without syslog the line stands on standard output."""
     log = MailLog(LogSection(queue_directory=str(tmp_path), syslog_socket=str(tmp_path / "none")), "logd")
     assert log.line("hello")
+    assert log.close()
     assert capsys.readouterr().out == f"milter-bounce/logd[{os.getpid()}]: hello\n"
 
 
@@ -77,24 +83,158 @@ def test_no_text_breaks_out_of_its_line(tmp_path, listener, text):
     assert len(arrived) < LINE_LIMIT + 60
 
 
-def test_lost_lines_are_told_when_the_log_is_back(tmp_path, listener):
-    """A log that is away costs lines but never an exception; their number is told."""
-    path = tmp_path / "log"
-    log = MailLog(LogSection(output="syslog", syslog_socket=str(path)), "milterd")
-    assert not log.line("one")
-    assert not log.line("two")
-    server = listener(path)
+def syslog(path) -> MailLog:
+    return MailLog(LogSection(output="syslog", syslog_socket=str(path)), "milterd")
+
+
+def received(server, count: int) -> list[str]:
+    return [server.recv(4096).decode().split("]: ", 1)[1] for _ in range(count)]
+
+
+def test_what_a_log_that_is_away_does_not_take_waits_for_it(tmp_path, listener):
+    """A log that is away costs no line while there is room, and order is kept."""
+    log = syslog(tmp_path / "log")
+    assert all(log.line(text) for text in ("one", "two"))
+    assert not log.flush(0.01)
+    server = listener(tmp_path / "log")
     assert log.line("three")
-    assert "warning: 2 lines were lost" in server.recv(4096).decode()
-    assert server.recv(4096).decode().endswith("three")
+    assert received(server, 3) == ["one", "two", "three"]
+    assert log.close()
+
+
+def test_lines_beyond_the_bound_are_counted_and_told_once(tmp_path, listener, monkeypatch):
+    """What had no room is told in one line as soon as the log takes lines again."""
+    monkeypatch.setattr(maillog, "LINES_WAITING", 2)
+    log = syslog(tmp_path / "log")
+    assert [log.line(str(number)) for number in range(5)] == [True, True, False, False, False]
+    server = listener(tmp_path / "log")
+    assert received(server, 3) == ["0", "warning: 3 lines were lost while the log was away", "1"]
+    assert log.close()
+    assert log.line("more")
+    assert received(server, 1) == ["more"]
+    assert log.close()
+
+
+class Hung:
+    """A way out that takes a line only when it is let; it notes which thread writes."""
+
+    kind = "syslog"
+
+    def __init__(self) -> None:
+        self.let, self.entered = threading.Event(), threading.Event()
+        self.written: list[str] = []
+        self.threads: set[int] = set()
+
+    def write(self, text, severity, at):
+        del severity, at
+        self.threads.add(threading.get_ident())
+        self.entered.set()
+        self.let.wait()
+        if text == "poison":
+            raise logoutput.UnwritableError("no")
+        self.written.append(text)
+        return True
+
+    def close(self):
+        pass
+
+
+def test_caller_never_waits_for_a_log_that_hangs(tmp_path):
+    """While the writing thread stands in the log, every other line is taken at once, by no more than that thread."""
+    log, hung = syslog(tmp_path / "log"), Hung()
+    log._output = hung
+    assert log.line("first")
+    assert hung.entered.wait(30)
+    assert all(log.line(f"line {number}") for number in range(100))
+    assert not log.flush(0.01)
+    assert hung.written == []
+    hung.let.set()
+    assert log.flush(30)
+    assert hung.written == ["first", *(f"line {number}" for number in range(100))]
+    assert len(hung.threads) == 1
+    assert threading.get_ident() not in hung.threads
+    log.close()
+
+
+def test_full_socket_costs_no_line(tmp_path, listener):
+    """A daemon that listens and does not read: lines wait, and come in order once it reads."""
+    server = listener(tmp_path / "log")
+    log, filler = syslog(tmp_path / "log"), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    filler.setblocking(False)
+    filler.connect(str(tmp_path / "log"))
+    filled = 0
+    with contextlib.suppress(BlockingIOError):
+        while filler.send(b"x"):
+            filled += 1
+    assert all(log.line(f"line {number}") for number in range(30))
+    assert [server.recv(16) for _ in range(filled)] == [b"x"] * filled
+    assert received(server, 30) == [f"line {number}" for number in range(30)]
+    assert log.close()
+
+
+def test_line_that_cannot_be_written_holds_up_no_other(tmp_path):
+    """It is counted with the lost ones, and the next lines go on."""
+    log, hung = syslog(tmp_path / "log"), Hung()
+    log._output = hung
+    hung.let.set()
+    assert all(log.line(text) for text in ("poison", "fine"))
+    assert log.close(30)
+    assert hung.written == ["fine", "warning: 1 lines were lost while the log was away"]
+
+
+@pytest.mark.parametrize(
+    ("said", "written"),
+    [
+        ("warning: a", "warning: a"),
+        ("error: a", "error: a"),
+        ("info: a", "a"),
+        ("probe: a", "probe: a"),
+        ("plain", "plain"),
+    ],
+)
+def test_say_reads_the_severity_in_front(tmp_path, listener, said, written):
+    """What the answers say may state how bad it is."""
+    server = listener(tmp_path / "log")
+    log = syslog(tmp_path / "log")
+    assert log.say(said)
+    priority, _, text = server.recv(4096).decode().partition(">")
+    assert text.endswith(f"]: {written}")
+    assert priority == {"warning": "<20", "error": "<19"}.get(said.partition(":")[0], "<22")
+
+
+CHILD = """
+import os, sys
+from milter_bounce.config import LogSection
+from milter_bounce.system.maillog import MailLog
+log = MailLog(LogSection(output="file", output_file=sys.argv[1]), "milterd")
+log.line("parent")
+log.flush(30)
+if not (pid := os.fork()):
+    log.line(f"child {os.getpid()}")
+    os._exit(not log.close(30))
+assert os.waitpid(pid, 0)[1] == 0
+for number in range(500):
+    log.line(f"end {number}")
+"""
+
+
+def test_program_that_forks_and_ends_loses_no_line(tmp_path):
+    """The child writes through a thread and under a number of its own; an orderly end writes what still waits."""
+    path = tmp_path / "log"
+    subprocess.run([sys.executable, "-c", CHILD, str(path)], check=True, timeout=60, cwd=ROOT)
+    words = [line.split("milterd[", 1)[1].split("]: ") for line in path.read_text().splitlines()]
+    parent, child = words[0][0], words[1][0]
+    assert parent != child
+    assert words[1] == [child, f"child {child}"]
+    assert [words[0], *words[2:]] == [[parent, "parent"], *([parent, f"end {number}"] for number in range(500))]
 
 
 def test_lost_lines_are_told_once_on_standard_error(tmp_path, capsys):
     """While the log is away somebody at the terminal or the journal learns of it, once, with place and option."""
     path = tmp_path / "none" / "log"
-    log = MailLog(LogSection(output="file", output_file=str(path)), "logd")
-    assert not log.line("one")
-    assert not log.line("two")
+    output = logoutput.LogOutput(LogSection(output="file", output_file=str(path)), "logd")
+    assert not output.write("one", "info", 0.0)
+    assert not output.write("two", "info", 0.0)
     told = capsys.readouterr().err
     assert told.count("\n") == 1
     assert f"{path}: No such file or directory; " in told
@@ -107,6 +247,7 @@ def test_log_restarted_is_found_again(tmp_path, listener):
     first = listener(path)
     log = MailLog(LogSection(output="syslog", syslog_socket=str(path)), "milterd")
     assert log.line("one")
+    assert log.flush()
     first.close()
     second = listener(path)
     assert log.line("two")
@@ -115,7 +256,7 @@ def test_log_restarted_is_found_again(tmp_path, listener):
 
 def test_postfix_that_starts_later_gets_the_lines(tmp_path, listener, monkeypatch):
     """What was standard output becomes Postfix's own log once that is there."""
-    monkeypatch.setattr(maillog, "CHOOSE_AGAIN_S", 0.0)
+    monkeypatch.setattr(logoutput, "CHOOSE_AGAIN_S", 0.0)
     log = MailLog(LogSection(queue_directory=str(tmp_path), syslog_socket=str(tmp_path / "none")), "logd")
     assert log.output == "stdout"
     server = listener(tmp_path / "public" / "postlog")
@@ -129,5 +270,6 @@ def test_file_output_does_not_follow_a_symlink(tmp_path):
     target.write_text("")
     (tmp_path / "log").symlink_to(target)
     log = MailLog(LogSection(output="file", output_file=str(tmp_path / "log")), "milterd")
-    assert not log.line("one")
+    assert log.line("one")
+    assert not log.close(0.5)
     assert target.read_text() == ""
