@@ -302,8 +302,8 @@ class Dnsd:
         """Lift the blocks that no list speaks for any more."""
 
         def act() -> None:
-            waiting = {key for key, when in self._lifted.items() if now - when < self._grace}
-            blocks = [block for block in self._store.blocks() if block.key not in waiting]
+            self._lifted = {key: when for key, when in self._lifted.items() if now - when < self._grace}
+            blocks = [block for block in self._store.blocks() if block.key not in self._lifted]
             if not any(block.zones for block in blocks):
                 return
             own, usable = self.subjects(), self.setup.lists.usable
@@ -364,7 +364,10 @@ class Dnsd:
     def _blocked(self, wanted: dict[str, set[str]], asked: dict[str, datetime]) -> None:
         """Ask about the lists of blocks that began or were renewed, and again at each interval while they stand."""
         now, patience = _now(), timedelta(seconds=self.setup.settings.dns.interval_s)
-        for block in self._store.blocks():
+        blocks = self._store.blocks()
+        for gone in asked.keys() - {block.key for block in blocks}:
+            del asked[gone]
+        for block in blocks:
             mark = block.last_refusal or block.began
             last = asked.get(block.key)
             if block.zones and (last is None or mark > last or now - last >= patience):

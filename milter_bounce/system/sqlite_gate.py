@@ -69,6 +69,7 @@ class Gate:
         self._trouble: StoreError | None = None
         self._flushed: dict[tuple[str, str], datetime] = {}
         self._probed: dict[str, datetime] = {}
+        """When a probe of each standing block was handed to the MTA."""
 
     def close(self) -> None:
         """Close the file; it is opened anew at the next question."""
@@ -252,5 +253,6 @@ class Gate:
                 if one.block is not None:
                     self._flushed[one.recipient, one.queue_id] = now
                     self._probed[one.block] = now
+            self._probed = {key: at for key, at in self._probed.items() if key in self._hot.blocks}
             while len(self._flushed) > FLUSHED_LIMIT:
                 del self._flushed[next(iter(self._flushed))]
