@@ -135,6 +135,20 @@ def test_within_share_is_even_and_never_takes_back():
     assert all(within_share(p, 1) for p in people)
 
 
+@pytest.mark.parametrize(
+    ("early", "state"),
+    [
+        pytest.param(timedelta(0), BlockState.RAMP, id="on-time"),
+        pytest.param(timedelta(milliseconds=999), BlockState.RAMP, id="cut-to-whole-seconds"),
+        pytest.param(timedelta(milliseconds=1001), BlockState.HELD, id="before-the-probe"),
+    ],
+)
+def test_delivery_at_the_probe_time_lifts_though_the_log_cuts_seconds(early, state):
+    """A log line of the second in which the probe went bears a time up to a second before the probe's."""
+    block = replace(begun(), probe_at=NOW + HOUR)
+    assert blocks.delivered(block, NOW + HOUR - early)[0].state is state
+
+
 EPISODE = Episode(NOW - HOUR, NOW - HOUR, 2, NOW + HOUR, 2 * HOUR, "mailbox-full", "r")
 SUPPRESSION = Suppression(WHO, NOW - HOUR, "invalid-recipient", "r", "gone")
 PAUSE = Backoff("example.net", NOW - HOUR, NOW + HOUR, HOUR, "rate-limited")

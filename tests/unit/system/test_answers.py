@@ -92,6 +92,14 @@ def test_allowed_sender_is_never_refused():
     assert answers.on_socketmap(Query("compat", "q;1;a@example.org;gone@example.com")) == NOTFOUND
 
 
+@pytest.mark.parametrize("state", ["CONNECT", "EHLO", "MAIL", "VRFY", "ETRN"])
+def test_policy_service_refuses_at_the_recipient_only(state):
+    """At any other step there is nobody to refuse, whatever attributes come along."""
+    attributes = submission("gone@example.com").attributes
+    assert make_answers().on_policy(Request(attributes)) != DUNNO
+    assert make_answers().on_policy(Request({**attributes, "protocol_state": state})) == DUNNO
+
+
 def test_one_probe_passes_and_the_rest_waits():
     """The first recipient of a block that is due for a probe goes, once; the second question about it is the same."""
     said, now = [], [NOW]

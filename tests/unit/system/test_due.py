@@ -67,6 +67,36 @@ def test_flusher_takes_no_more_than_its_pace_allows():
     assert flusher(store, mta, per_second=100, every_s=0.1).turn() == 100
 
 
+class Stop:
+    """Notes how long it was waited for, and is set after so many times."""
+
+    def __init__(self, after: int = 1_000_000) -> None:
+        self.waits: list[float] = []
+        self.after = after
+
+    def wait(self, timeout=None):
+        self.waits.append(timeout)
+        return len(self.waits) > self.after
+
+
+def test_flusher_keeps_its_pace():
+    """Between two messages passes the time that the pace allows."""
+    store, mta = Calendar(5), Asked()
+    work = flusher(store, mta, per_second=50)
+    work._stop = Stop()
+    assert work.turn() == 5
+    assert work._stop.waits == [1 / 50] * 5
+
+
+def test_flusher_that_is_told_to_stop_ends_after_the_message_at_hand():
+    """What was asked for is noted, the rest stays due."""
+    store, mta = Calendar(5), Asked()
+    work = flusher(store, mta)
+    work._stop = Stop(2)
+    assert work.turn() == 2
+    assert (len(mta.ids), store.told) == (2, [2])
+
+
 def test_flusher_tells_of_a_store_that_fails_once_and_goes_on():
     """One warning for one trouble, and the next look does what it can."""
     store, mta, said = Calendar(1), Asked(), []
