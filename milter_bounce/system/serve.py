@@ -6,13 +6,15 @@ answers its events at once. Does not: know what is asked.
 Limits: connections per socket; a question that has begun must end within
 `request_s`, a silent connection is closed after `idle_s`; a client that asks
 and never reads is not read from any more. Whoever is closed gets "no opinion"
-by the MTA's own rules.
+by the MTA's own rules. A socket that another program listens on is never taken
+from it; a unix socket of ours that vanished is made again at the next sweep.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import grp
 import os
 import pwd
@@ -23,6 +25,8 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, Self
 
 from milter_bounce import limits
 from milter_bounce.protocol import ProtocolError
+
+from .sockets import TAKEN, file_at, folder_remedy, listened
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -154,7 +158,9 @@ class Owner:
     group: str = ""
 
     def give(self, path: Path) -> None:
-        """Make `path` theirs; the user only where we are root and may.
+        """Make `path` theirs, where it is not yet; the user only where we are root and may.
+
+        Nothing is asked of the system for nothing: systemd's filters forbid chown(2) even where it changes nothing.
 
         Raises:
             OSError: there is no such group, or it is not ours to give to.
@@ -166,14 +172,18 @@ class Owner:
             gid = grp.getgrnam(self.group).gr_gid if self.group else -1
         except KeyError:
             raise OSError(0, f"no group {self.group}; set answer.socket_group") from None
-        os.chown(path, uid, gid)
+        facts = path.stat()
+        if uid not in {-1, facts.st_uid} or gid not in {-1, facts.st_gid}:
+            os.chown(path, uid, gid)
 
 
 def _unix_socket(path: Path, owner: Owner) -> socket.socket:
     """Return a listening socket at `path`: folder made, mode 0660, group set, then moved over what stood there.
 
-    Moved, not bound in place: there is no moment in which nobody listens, and an old socket needs no removal.
+    Moved, not bound in place: an old socket needs no removal.
     """
+    if listened(path):
+        raise OSError(errno.EADDRINUSE, TAKEN)
     if not path.parent.is_dir():
         path.parent.mkdir(mode=0o750, parents=True)
         owner.give(path.parent)
@@ -212,9 +222,57 @@ def listen(address: str, owner: Owner) -> socket.socket:
             listening = socket.create_server((host, int(port)), family=family, backlog=BACKLOG)
     except (OSError, OverflowError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
+        if isinstance(error, PermissionError) and kind == "unix":
+            reason = f"{reason}; {folder_remedy(Path(place).parent, owner.user, owner.group)}"
         raise OSError(f"{address}: cannot listen: {reason}") from None
     listening.setblocking(False)
     return listening
+
+
+@dataclass(slots=True)
+class _Place:
+    """An address that is listened on, who takes its connections, and which file it is."""
+
+    service: Service
+    listening: socket.socket
+    server: asyncio.AbstractServer | None = None
+    path: Path | None = None
+    """None: no unix socket."""
+
+    file: tuple[int, int] | None = None
+    told: bool = False
+    """Whether it was said that the socket is lost and cannot be had again."""
+
+    @classmethod
+    def made(cls, service: Service, owner: Owner) -> _Place:
+        """Return the place of `service`, listening.
+
+        Raises:
+            OSError: as `listen`.
+        """
+        place = cls(service, listen(service.address, owner))
+        if service.address.startswith("unix:"):
+            place.path = Path(service.address.removeprefix("unix:"))
+            place.file = file_at(place.path)
+        return place
+
+    def lost(self) -> bool:
+        """Return whether our socket's file is gone, or another stands in its place."""
+        return self.path is not None and file_at(self.path) != self.file
+
+    def leave(self) -> None:
+        """Remove the socket's file if it is ours, and stop listening."""
+        # the file first: once nobody holds the socket, its inode number may be another's
+        if self.path is not None and self.file is not None and not self.lost():
+            with contextlib.suppress(OSError):
+                self.path.unlink()
+        self.close()
+
+    def close(self) -> None:
+        """Stop listening; the conversations under way go on."""
+        if self.server is not None:
+            self.server.close()
+        self.listening.close()
 
 
 class Server:
@@ -227,19 +285,14 @@ class Server:
     def __init__(self, services: Iterable[Service], group: str = "", user: str = "") -> None:
         self._services = [service for service in services if service.address]
         self._owner = Owner(user, group)
-        self._listening: list[tuple[Service, socket.socket]] = []
-        self._servers: list[asyncio.AbstractServer] = []
-        self._inodes: list[tuple[str, int]] = []
+        self._places: list[_Place] = []
         self._sweeper: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
         """Make the socket of every address; clients that connect wait in its backlog."""
         try:
             for service in self._services:
-                self._listening.append((service, listen(service.address, self._owner)))
-                if service.address.startswith("unix:"):
-                    path = service.address.removeprefix("unix:")
-                    self._inodes.append((path, os.stat(path).st_ino))  # noqa: PTH116 - at start, nobody waits yet
+                self._places.append(_Place.made(service, self._owner))
         except OSError:
             await self.__aexit__()
             raise
@@ -247,15 +300,19 @@ class Server:
 
     async def accept(self) -> None:
         """Begin to serve."""
-        loop = asyncio.get_running_loop()
-        for service, listening in self._listening:
-            service.now = loop.time()
-            start = loop.create_unix_server if service.address.startswith("unix:") else loop.create_server
-            self._servers.append(await start(lambda s=service: _Conversation(s), sock=listening, backlog=BACKLOG))  # type: ignore[misc]
+        for place in self._places:
+            await self._serve(place)
         self._sweeper = asyncio.create_task(self._sweep())
 
+    @staticmethod
+    async def _serve(place: _Place) -> None:
+        loop, service = asyncio.get_running_loop(), place.service
+        service.now = loop.time()
+        start = loop.create_server if place.path is None else loop.create_unix_server
+        place.server = await start(lambda: _Conversation(service), sock=place.listening, backlog=BACKLOG)
+
     async def _sweep(self) -> None:
-        """Close what is overdue, once a second."""
+        """Close what is overdue, and make sockets again that were lost, once a second."""
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(SWEEP_S)
@@ -264,19 +321,31 @@ class Server:
                 service.now = now
                 for conversation in [c for c in service.open if c.overdue(now)]:
                     conversation.end()
+            for number, place in enumerate(self._places):
+                if place.lost():
+                    self._places[number] = await self._again(place)
+
+    async def _again(self, place: _Place) -> _Place:
+        """Return a new place for one whose socket is lost; the old one where it cannot be had, told once."""
+        service = place.service
+        try:
+            fresh = _Place.made(service, self._owner)
+        except OSError as error:
+            if not place.told:
+                service.warn(f"{service.name}: our socket was removed or replaced, nobody asks us: {error}")
+            place.told = True
+            return place
+        await self._serve(fresh)
+        place.close()
+        service.warn(f"{service.name}: {service.address} was removed or replaced, and is ours again")
+        return fresh
 
     async def __aexit__(self, *_: object) -> None:
         """Stop listening, close what is open, remove the sockets that are still ours."""
         if self._sweeper is not None:
             self._sweeper.cancel()
-        for server in self._servers:
-            server.close()
-        for _service, listening in self._listening:
-            listening.close()
+        for place in self._places:
+            place.leave()
         for service in self._services:
             for conversation in list(service.open):
                 conversation.end()
-        for path, inode in self._inodes:
-            with contextlib.suppress(OSError):
-                if os.stat(path).st_ino == inode:  # noqa: PTH116 - at the end, nobody waits any more
-                    os.unlink(path)  # noqa: PTH108
