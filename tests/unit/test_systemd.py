@@ -24,6 +24,8 @@ ANALYZE = shutil.which("systemd-analyze")
         "CapabilityBoundingSet=",
         "User=milter-bounce",
         "WatchdogSec=5",
+        "RestartPreventExitStatus=2",
+        "ReadWritePaths=-/var/spool/postfix/maildrop",
         "SupplementaryGroups=adm postfix postdrop",
     ],
 )
@@ -44,10 +46,34 @@ def test_unit_scores_ok(unit):
     assert float(found[1]) < 4.0
 
 
+@pytest.mark.parametrize("unit", UNITS, ids=lambda p: p.name)
+def test_unit_gives_sockets_to_the_group_of_the_mta(unit):
+    """The last filter line allows @chown again, which @privileged takes: without it answerd cannot give its sockets."""
+    filters = [line for line in unit.read_text().splitlines() if line.startswith("SystemCallFilter=")]
+    assert filters[-1] == "SystemCallFilter=@chown"
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=lambda p: p.name)
+def test_mta_and_unit_wait_for_neither(unit):
+    """With Type=notify a Before= would keep the MTA waiting until our programs serve."""
+    ordered = [line for line in unit.read_text().splitlines() if line.startswith(("Before=", "After=", "Wants="))]
+    assert ordered == ["After=network.target"]
+
+
+@pytest.mark.skipif(ANALYZE is None, reason="no systemd-analyze is installed")
+@pytest.mark.parametrize("unit", UNITS, ids=lambda p: p.name)
+def test_unit_verifies(unit, tmp_path):
+    """`systemd-analyze verify` has nothing to say of the unit, once its program is installed."""
+    copy = tmp_path / unit.name
+    copy.write_text(unit.read_text().replace("/opt/milter-bounce/bin/milter-bounce", "/bin/true"))
+    ran = subprocess.run([ANALYZE, "verify", "--man=yes", str(copy)], check=False, capture_output=True, text=True)
+    assert (ran.returncode, ran.stdout + ran.stderr) == (0, "")
+
+
 def test_template_differs_in_its_program_only():
-    """Whoever runs one program alone gets the same confinement."""
+    """Whoever runs one program alone gets the same confinement; milterd's readiness is told by its child."""
     whole, one = (
         (FOLDER / name).read_text().splitlines() for name in ("milter-bounce.service", "milter-bounce@.service")
     )
     different = [new for old, new in zip(whole, one, strict=True) if old != new]
-    assert [line.partition("=")[0] for line in different[1:]] == ["Description", "ExecStart"]
+    assert [line.partition("=")[0] for line in different[1:]] == ["Description", "NotifyAccess", "ExecStart"]
