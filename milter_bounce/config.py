@@ -27,7 +27,10 @@ class ConfigError(Exception):
 
 
 def _socket(value: str) -> str:
-    if re.fullmatch(r"unix:/.+", value) or re.fullmatch(r"inet6?:[0-9]{1,5}@[^@\s]+", value) or value == "":
+    inet = re.fullmatch(r"inet6?:([0-9]{1,5})@[^@\s]+", value)
+    if inet and not 0 < int(inet[1]) < 65536:
+        raise ValueError("write a port between 1 and 65535")
+    if inet or value == "" or re.fullmatch(r"unix:/.+", value):
         return value
     raise ValueError("write unix:/absolute/path, inet:PORT@HOST, or an empty string to switch it off")
 

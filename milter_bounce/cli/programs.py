@@ -111,6 +111,7 @@ def dnsd(path: Path | None) -> None:
 @click.option(
     "--only", "only", multiple=True, type=click.Choice(["milterd", "answerd", "logd", "dnsd"]), help="Run these alone."
 )
-def run(path: Path | None, only: tuple[str, ...]) -> None:
+@_EVENTS
+def run(path: Path | None, only: tuple[str, ...], events: str | None) -> None:
     """Run all programs and restart those that die."""
-    _start("supervise", path, only=only)
+    _start("supervise", path, only=only, events=events is not None)

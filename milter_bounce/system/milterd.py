@@ -43,9 +43,11 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import socket
 import threading
 import time
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import Milter
@@ -64,13 +66,13 @@ from .heartbeat import Heartbeat
 from .maillog import MailLog
 from .memory import settle
 from .settings import load_settings
+from .sockets import folder_remedy
 from .store import StoreError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from milter_bounce.config import Settings
 
+NAME: Final = "milter-bounce"
 TIMEOUT_S: Final = 600
 """Seconds that libmilter waits for the MTA: longer than any step of Postfix (300 s) or Sendmail."""
 
@@ -274,14 +276,38 @@ def _bracketed(symbol: str | None) -> str | None:
     return symbol.rpartition("[")[2].partition("]")[0] if symbol and "[" in symbol else None
 
 
-def _listen(settings: Settings) -> str:
-    """Return libmilter's name for the socket, its way cleared."""
-    name = settings.milter.socket
+def _open(name: str) -> None:
+    """Have libmilter listen on `name`; what connects waits until it is run.
+
+    Raises:
+        ConfigError, SocketFault: it cannot be had; see `nanny.clear_socket`.
+    """
     if name.startswith("unix:"):
-        path = name.removeprefix("unix:")
-        nanny.clear_socket(path)
+        nanny.clear_socket(name.removeprefix("unix:"))
         os.umask(0o117)
-    return name
+    milter.register(NAME)
+    milter.setconn(name)
+    try:
+        milter.opensocket(False)
+    except milter.error:
+        raise nanny.SocketFault(f"{name}: cannot listen: {_why(name)}") from None
+
+
+def _why(name: str) -> str:
+    """Return why a socket cannot be had: libmilter tells the syslog alone."""
+    kind, _, place = name.partition(":")
+    if kind == "unix":
+        folder = Path(place).parent
+        return f"its folder cannot be written; {folder_remedy(folder)}"
+    port, _, host = place.partition("@")
+    try:
+        with socket.socket(socket.AF_INET6 if kind == "inet6" else socket.AF_INET) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, int(port)))
+            probe.listen()
+    except OSError as error:
+        return f"{error.strerror}; see who has it with ss -ltnp, or set milter.socket"
+    return "libmilter refuses it; set milter.socket"
 
 
 def _serve(settings: Settings, config_path: Path | None, orders: int, *, events: bool, explain: bool) -> int:
@@ -315,15 +341,16 @@ def _serve(settings: Settings, config_path: Path | None, orders: int, *, events:
             time.sleep(BEAT_S)
 
     threading.Thread(target=obey, daemon=True).start()
-    threading.Thread(target=live, daemon=True).start()
     Milter.factory = Session
     Milter.set_flags(Milter.ADDHDRS | Milter.CHGHDRS | Milter.QUARANTINE | milter.SETSYMLIST)
     milter.set_exception_policy(Milter.CONTINUE)  # the default is TEMPFAIL: our fault would hold mail up
     milter.setbacklog(BACKLOG)
+    _open(settings.milter.socket)
     settle()
     log.line(f"listening on {settings.milter.socket}, mode {settings.mode}")
+    threading.Thread(target=live, daemon=True).start()
     try:
-        Milter.runmilter("milter-bounce", _listen(settings), TIMEOUT_S, rmsock=False)
+        Milter.runmilter(NAME, settings.milter.socket, TIMEOUT_S, rmsock=False)
     finally:
         service.desk.flush()
         log.close()
@@ -336,6 +363,8 @@ def main(settings: Settings, config_path: Path | None = None, *, events: bool = 
     Raises:
         ConfigError, RulesError: before anything is started.
     """
+    if not settings.milter.socket:
+        raise ConfigError('milter.socket = "": milterd is switched off; name a socket, or do not start it')
     nanny.drop_privileges(settings)
     return nanny.supervise(
         lambda orders: _serve(settings, config_path, orders, events=events, explain=explain),

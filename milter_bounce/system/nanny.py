@@ -1,8 +1,10 @@
 """A parent for a program whose library keeps the signals for itself (libmilter).
 
 The parent takes HUP and TERM, hands HUP on through a pipe, starts the child anew
-when it dies, and leaves nothing behind when it ends. When the parent itself is
-killed, the child reads the end of the pipe and ends as well.
+when it dies, after a longer rest each time it dies early, and leaves nothing
+behind when it ends. A child that cannot have its socket is not started again.
+When the parent itself is killed, the child reads the end of the pipe and ends
+as well.
 """
 
 from __future__ import annotations
@@ -10,7 +12,6 @@ from __future__ import annotations
 import os
 import pwd
 import signal
-import socket
 import stat
 import sys
 import time
@@ -19,6 +20,9 @@ from typing import TYPE_CHECKING, Final
 
 from milter_bounce.config import ConfigError, Settings
 from milter_bounce.decide.rule_toml import RulesError
+
+from .heartbeat import EVERY_S, Heartbeat
+from .sockets import TAKEN, folder_remedy, listened
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,17 +33,30 @@ LEAVE_S: Final = 5.0
 """Seconds that the child has to leave before it is killed."""
 
 REST_S: Final = 1.0
-"""Seconds before a child that died at once is started again: a broken start must not spin."""
+"""Seconds before a child that died at once is started again: a broken start must not spin. Twice as long each time ..."""
+
+LONGEST_REST_S: Final = 30.0
+"""... up to this."""
+
+STEADY_S: Final = 60.0
+"""A child that has lived so long is thought well: its next death is a first one."""
 
 WRONG_CONFIGURATION: Final = 2
+NO_SOCKET: Final = 3
+"""Said by the child to its parent, which ends with status 1."""
+
 _SIGNALS: Final = {signal.SIGHUP, signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
+
+
+class SocketFault(Exception):  # noqa: N818 - a fault of the host, not of ours
+    """A socket that cannot be had; the text names address and remedy."""
 
 
 def drop_privileges(settings: Settings) -> None:
     """Become settings.user when started as root; an empty user stays root (tests only).
 
     Raises:
-        ConfigError: there is no such user.
+        ConfigError: there is no such user, or it is not ours to become.
     """
     if os.geteuid() != 0 or not settings.user:
         return
@@ -49,36 +66,36 @@ def drop_privileges(settings: Settings) -> None:
         raise ConfigError(
             f"user = {settings.user!r}: no such user; adduser --system --group {settings.user}, or name another"
         ) from None
-    os.initgroups(settings.user, entry.pw_gid)
-    os.setgid(entry.pw_gid)
-    os.setuid(entry.pw_uid)
+    try:
+        os.initgroups(settings.user, entry.pw_gid)
+        os.setgid(entry.pw_gid)
+        os.setuid(entry.pw_uid)
+    except PermissionError:  # a unit's filter or an empty CapabilityBoundingSet leaves root without the right
+        raise ConfigError(
+            f"user = {settings.user!r}: root may not become it here; set User={settings.user} in the systemd unit"
+        ) from None
 
 
 def clear_socket(path: str) -> None:
     """Remove a socket that nobody listens on any more.
 
     Raises:
-        ConfigError: something else lies there, or a program still listens.
+        ConfigError: something else lies there.
+        SocketFault: a program still listens, or the folder is missing or closed to us.
     """
+    folder = Path(path).parent
     try:
         kind = os.lstat(path).st_mode
+        if not stat.S_ISSOCK(kind):
+            raise ConfigError(f"{path}: is no socket; remove it or name another")
+        if listened(Path(path)):
+            raise SocketFault(f"{path}: {TAKEN}")
+        Path(path).unlink(missing_ok=True)
     except FileNotFoundError:
-        if not Path(path).parent.is_dir():
-            folder = Path(path).parent
-            raise ConfigError(
-                f"{path}: its folder is missing; install -d -m 2750 -o milter-bounce -g postfix {folder}"
-            ) from None
-        return
-    if not stat.S_ISSOCK(kind):
-        raise ConfigError(f"{path}: is no socket; remove it or name another")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(1)
-        try:
-            probe.connect(path)
-        except OSError:
-            Path(path).unlink(missing_ok=True)
-        else:
-            raise ConfigError(f"{path}: another program listens there; stop it first")
+        if not folder.is_dir():
+            raise SocketFault(f"{path}: its folder is missing; {folder_remedy(folder)}") from None
+    except PermissionError as error:
+        raise SocketFault(f"{path}: {error.strerror}; {folder_remedy(folder)}") from None
 
 
 def _child(serve: Callable[[int], int], orders: int) -> int:
@@ -87,9 +104,9 @@ def _child(serve: Callable[[int], int], orders: int) -> int:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
     try:
         return serve(orders)
-    except (ConfigError, RulesError) as error:
+    except (ConfigError, RulesError, SocketFault) as error:
         sys.stderr.write(f"milter-bounce: {error}\n")
-        return WRONG_CONFIGURATION
+        return NO_SOCKET if isinstance(error, SocketFault) else WRONG_CONFIGURATION
     except Exception as error:  # the parent starts a new child; this one tells why it went
         sys.stderr.write(f"milter-bounce: {type(error).__name__}: {error}\n")
         return 1
@@ -100,6 +117,7 @@ class _Nanny:
         self._serve, self._log = serve, log
         self._pid = self._orders = 0
         self._started = 0.0
+        self._rest_s = REST_S
 
     def start(self) -> None:
         """Fork a child; it gets the read end of a new pipe."""
@@ -134,16 +152,32 @@ class _Nanny:
                 os.kill(self._pid, signal.SIGKILL)
             time.sleep(0.02)
 
-    def again(self, code: int) -> None:
-        """Start a new child for one that died."""
+    def again(self, code: int) -> bool:
+        """Start a new child for one that died, after a rest; return False where we were told to end meanwhile."""
+        lived = time.monotonic() - self._started
+        if lived >= STEADY_S:
+            self._rest_s = REST_S
+        rest, self._rest_s = max(0.0, self._rest_s - lived), min(2 * self._rest_s, LONGEST_REST_S)
         how = f"signal {-code}" if code < 0 else f"exit status {code}"
-        self._log.warning(f"the program died ({how}) and is started again")
-        time.sleep(max(0.0, REST_S - (time.monotonic() - self._started)))
+        self._log.warning(f"the program died ({how}) and is started again in {rest:.1f} s")
+        if self._told_to_end(rest):
+            return False
         self.start()
+        return True
+
+    @staticmethod
+    def _told_to_end(seconds: float) -> bool:
+        """Wait; return whether TERM came. Whoever supervises us hears that it is not a hang."""
+        heart, end = Heartbeat(), time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            if signal.sigtimedwait({signal.SIGTERM, signal.SIGINT}, min(left, EVERY_S)) is not None:
+                return True
+            heart.beat()
+        return False
 
 
 def supervise(serve: Callable[[int], int], log: MailLog) -> int:
-    """Run ``serve(orders)`` in a child until TERM; return the exit status.
+    """Run ``serve(orders)`` in a child until TERM; return the exit status, 1 where its socket cannot be had.
 
     `orders` is a file descriptor: each byte on it means "reload", its end means "write what waits and leave at once".
     """
@@ -159,7 +193,10 @@ def supervise(serve: Callable[[int], int], log: MailLog) -> int:
                 nanny.end()
                 return 0
             case signal.SIGCHLD if (code := nanny.reap()) is not None:
+                if code == NO_SOCKET:
+                    return 1
                 if code == WRONG_CONFIGURATION and not settled:
                     return code
                 settled = True
-                nanny.again(code)
+                if not nanny.again(code):
+                    return 0

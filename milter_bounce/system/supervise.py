@@ -1,7 +1,7 @@
 """supervise - runs all programs, starts those anew that die, ends those that hang.
 
 SYNOPSIS
-    milter-bounce run [-c CONF] [--only PROGRAM]...
+    milter-bounce run [-c CONF] [--only PROGRAM]... [--events jsonl]
 
 DESCRIPTION
     Starts milterd, answerd, logd and dnsd as processes of their own. One that dies is
@@ -12,7 +12,8 @@ DESCRIPTION
     Postfix 100 s a recipient, one that is gone costs nothing.
 
     Under systemd (Type=notify) READY=1 is sent once every program serves, WATCHDOG=1
-    while this process lives; the programs' own messages are not passed on.
+    while this process lives; the programs' own messages are not passed on. With --events
+    each outcome comes out as a line of JSON on standard output, from milterd and logd.
 
 SIGNALS
     HUP goes on to every program: they read configuration and rules again. TERM and INT
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from milter_bounce.config import Settings
 
 PROGRAMS: Final = ("milterd", "answerd", "logd", "dnsd")
+EVENTFUL: Final = frozenset({"milterd", "logd"})
 FIRST_REST_S: Final = 0.5
 LONGEST_REST_S: Final = 30.0
 STEADY_S: Final = 60.0
@@ -257,15 +259,22 @@ class Supervisor:
         self._selector.close()
 
 
-def commands(config_path: Path | None, only: tuple[str, ...] = ()) -> dict[str, list[str]]:
-    """Return the command line of each program."""
+def commands(config_path: Path | None, only: tuple[str, ...] = (), *, events: bool = False) -> dict[str, list[str]]:
+    """Return the command line of each program; with `events` those that can print each outcome."""
     conf = ["-c", str(config_path)] if config_path else []
-    return {name: [sys.executable, "-m", "milter_bounce", name, *conf] for name in PROGRAMS if not only or name in only}
+    told = {name: ["--events", "jsonl"] if events and name in EVENTFUL else [] for name in PROGRAMS}
+    names = [name for name in PROGRAMS if not only or name in only]
+    return {name: [sys.executable, "-m", "milter_bounce", name, *conf, *told[name]] for name in names}
 
 
-def main(settings: Settings, config_path: Path | None = None, *, only: tuple[str, ...] = ()) -> int:
+def main(
+    settings: Settings, config_path: Path | None = None, *, only: tuple[str, ...] = (), events: bool = False
+) -> int:
     """Run all programs until TERM; return the exit status."""
-    supervisor = Supervisor(commands(config_path, only), MailLog(settings.log, "run"))
+    wanted = commands(config_path, only, events=events)
+    if not settings.milter.socket:
+        wanted.pop("milterd", None)  # an empty socket switches a service off
+    supervisor = Supervisor(wanted, MailLog(settings.log, "run"))
     signal.signal(signal.SIGTERM, supervisor.stop)
     signal.signal(signal.SIGINT, supervisor.stop)
     signal.signal(signal.SIGHUP, supervisor.hang_up)
