@@ -34,7 +34,7 @@ def keys() -> None:
 @keys.command("new")
 @_CONF
 def new(conf: Path | None) -> None:
-    """Make a key: it stamps from the next reload on (SIGHUP); older ones go on being believed."""
+    """Make a key: it stamps from the next reload on (SIGHUP); older ones are believed until their files are removed."""
     settings = _settings(conf)
     try:
         path = store.new_key(Path(settings.token.keys), settings.user)
@@ -47,6 +47,14 @@ def new(conf: Path | None) -> None:
         except (LookupError, PermissionError):
             click.echo(f"milter-bounce: warning: {path} stays yours: chown {settings.user} {path}", err=True)
     click.echo(str(path))
+    stamping = store.read_keyring(path.parent, settings.user)[0].stamping
+    if stamping is None or stamping.id != path.stem:
+        what = f"key {stamping.id} stamps, not this one" if stamping else "no key can be used"
+        click.echo(f"milter-bounce: {what}; see `milter-bounce keys list`", err=True)
+        sys.exit(1)
+    click.echo(
+        f"key {stamping.id} stamps from the next reload on: systemctl reload milter-bounce, on every host", err=True
+    )
 
 
 @keys.command("list")
@@ -55,7 +63,7 @@ def list_(conf: Path | None) -> None:
     """List the keys: which one stamps, how old each is, which are refused and why."""
     settings = _settings(conf)
     ring, refused = store.read_keyring(Path(settings.token.keys), settings.user)
-    for key in sorted(ring.keys.values(), key=lambda k: -k.made):
+    for key in sorted(ring.keys.values(), key=lambda k: (k.made, k.id), reverse=True):
         stamps = "stamps" if key is ring.stamping else "believed"
         click.echo(f"{key.id}  {stamps}  {store.today() - key.made} days old")
     for line in refused:

@@ -3,6 +3,12 @@
 A key is a file ``ID.key`` in the keys folder: one line ``v1 DAY HEX``. Its mode must
 be 0400 or 0600 and its owner root or the program's own user; anything else is refused,
 since whoever reads a key can forge reports.
+
+The youngest key stamps: the latest DAY, then the ID that sorts last. ID is day, ``t``,
+second of the day and chance, so the key made last sorts last, also behind the IDs of
+the same day that have no ``t``. What decides stands in the file and its name alone:
+every host of a fleet that the files are copied to agrees, which times of files
+(lost by cp and git, kept by rsync) would not bring about.
 """
 
 from __future__ import annotations
@@ -92,13 +98,31 @@ def read_keyring(folder: Path, user: str = "") -> tuple[Keyring, list[str]]:
     return Keyring(keys), refused
 
 
+def _name(made: int, second: int) -> str:
+    return f"{made}t{second:05d}{secrets.token_hex(2)}"
+
+
+def _next(newest: Key | None) -> tuple[str, int]:
+    """Return id and day of a key that stamps before `newest` does, whatever that one is called and dated."""
+    day, second = divmod(int(time.time()), DAY_S)
+    if newest is None:
+        return _name(day, second), day
+    made = max(day, newest.made)  # another host's clock may be ahead
+    for name, on in ((_name(made, second), made), (_name(made, second + 1), made), (_name(made + 1, 0), made + 1)):
+        if (on, name) > (newest.made, newest.id):
+            break
+    return name, on
+
+
 def new_key(folder: Path, user: str = "") -> Path:
-    """Make a key in `folder` and return its path; made by root, a new folder lets `user`'s group in.
+    """Make a key in `folder` that stamps before all others there, and return its path.
+
+    Made by root, a new folder lets `user`'s group in.
 
     Raises:
         KeyFault: the folder cannot be written.
     """
-    name = f"{today()}{secrets.token_hex(2)}"
+    name, made = _next(read_keyring(folder, user)[0].stamping)
     path = folder / f"{name}.key"
     try:
         if not folder.is_dir():
@@ -109,5 +133,5 @@ def new_key(folder: Path, user: str = "") -> Path:
     except OSError as error:
         raise KeyFault(f"{path}: cannot be made: {error.strerror}; run it as root or name a folder") from None
     with os.fdopen(handle, "w") as file:
-        file.write(f"v1 {today()} {secrets.token_hex(SECRET_BYTES)}\n")
+        file.write(f"v1 {made} {secrets.token_hex(SECRET_BYTES)}\n")
     return path
