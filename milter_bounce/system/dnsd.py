@@ -19,8 +19,9 @@ SIGNALS
 
 DIAGNOSTICS
     A list that is not believed, and one that is believed again, is one line each; lists with the same trouble share
-    theirs. A resolver that lists turn away is told once, with the remedy. Exit status 0 after TERM, 2 for a wrong
-    configuration (one line: file, key, remedy).
+    theirs. A resolver that lists turn away is told once, with the remedy. Exit status 0 after TERM, 1 where another
+    dnsd works on the same store, 2 for a wrong configuration (one line: file, key, remedy). That it works stands in
+    STORE.dnsd, for `milter-bounce check`.
 
 LIMITS
     Questions a second and under way (dns.queries_per_second, in_flight, in_flight_per_list); learnt addresses: 64;
@@ -42,6 +43,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+import sys
 from collections import Counter
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -56,6 +58,7 @@ from milter_bounce.verdict import notice_line, printable
 
 from . import nanny
 from .advising import make_store
+from .claim import Claim, TakenError
 from .dnsledger import GRACE, ended_text, lifts, listing_facts, listing_line, notice_text, updated
 from .dnslists import Watchlist, make_resolver, own_subjects, watchlist, zone_name
 from .dnsmail import mail_domains
@@ -130,6 +133,7 @@ class Dnsd:
         dns: what dnsd itself remembers.
         say: writes one line to the mail log.
         tell: hands a notice to the administrator: facts for a program, subject and text for people.
+        claim: where a sign of life is left.
     """
 
     def __init__(
@@ -139,7 +143,9 @@ class Dnsd:
         dns: DnsStore,
         say: Callable[[str], object],
         tell: Callable[[dict[str, object], str, str], object] = lambda *_: None,
+        claim: Claim | None = None,
     ) -> None:
+        self._claim = claim
         self.setup, self._store, self._dns, self._say, self._tell = setup, store, dns, say, tell
         self._records: dict[tuple[str, str], ListingRecord] = {}
         self._names: list[Named] = []
@@ -222,6 +228,8 @@ class Dnsd:
         while True:
             if heart is not None:
                 heart.beat()
+            if self._claim is not None:
+                self._claim.sign()
             await asyncio.sleep(0.5)
 
     # -- listings -----------------------------------------------------------------
@@ -464,7 +472,14 @@ def main(settings: Settings, config_path: Path | None = None, **_options: object
     log = MailLog(settings.log, "dnsd")
     store = make_store(settings.model_copy(update={"store": _patient(settings.store)}))
     notifier = Notifier(settings.notify, log)
-    dnsd = Dnsd(setup, store, DnsStore(settings.store.path, LOCK_WAIT_S), log.line, notifier.announce)
+    claim = Claim(settings.store.path, "dnsd")
+    try:
+        with contextlib.suppress(OSError):  # without its store it goes on, and claims it later
+            claim.take()
+    except TakenError as error:
+        sys.stderr.write(f"milter-bounce dnsd: {error}\n")
+        return 1
+    dnsd = Dnsd(setup, store, DnsStore(settings.store.path, LOCK_WAIT_S), log.line, notifier.announce, claim)
 
     def reload() -> Setup | None:
         try:
@@ -476,6 +491,7 @@ def main(settings: Settings, config_path: Path | None = None, **_options: object
         return fresh
 
     asyncio.run(_until_told(dnsd, reload, Heartbeat()))
+    claim.leave()
     store.close()
     log.close()
     return 0

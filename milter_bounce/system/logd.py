@@ -17,7 +17,9 @@ SIGNALS
 
 DIAGNOSTICS
     Warnings go to the mail log. Exit status 0 after TERM or at the end of standard
-    input, 2 for a wrong configuration (one line: file, key, remedy).
+    input, 1 where another logd works on the same store (both would count everything), 2
+    for a wrong configuration (one line: file, key, remedy). What it last did stands in
+    STORE.logd, for `milter-bounce check`.
 
 LIMITS
     1 MiB of log in one transaction; see logtail and parse/log for lines and memory.
@@ -37,7 +39,9 @@ BUGS
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import time
 from typing import TYPE_CHECKING, Final
 
@@ -46,6 +50,7 @@ from milter_bounce.decide.rule_toml import RulesError
 from milter_bounce.parse.log import LogReader
 
 from .advising import make_adviser, make_store
+from .claim import Claim, TakenError
 from .clock import SteadyClock
 from .heartbeat import STALL_S, Heartbeat
 from .learner import Learner, utc_now
@@ -78,6 +83,9 @@ REST_S: Final = (0.2, 0.5, 1.0, 2.0)
 GRUMBLE_S: Final = 60.0
 """Seconds between two warnings about the same trouble."""
 
+MISSING_S: Final = 5.0
+"""Seconds after which a log that is not there is no rotation under way."""
+
 _NOTHING: Final = Batch([], None)
 EXPIRE_EVERY_S: Final = 60.0
 PRUNE_EVERY_S: Final = 3600.0
@@ -90,7 +98,9 @@ class Logd:
         self._settings, self._config_path = settings, config_path
         self.log = MailLog(settings.log, "logd")
         self.store: Store = make_store(_patient(settings))
+        self._claim = Claim(settings.store.path, "logd")
         self._heart = Heartbeat()
+        self._missing_since: float | None = None
         self._stopping = self._reload = False
         self._told: dict[str, float] = {}
         self._expired = self._pruned = time.monotonic()
@@ -132,7 +142,11 @@ class Logd:
     # -- the loop ------------------------------------------------------------------
 
     def run(self) -> int:
-        """Work until told to stop, or until standard input ends; return the exit status."""
+        """Work until told to stop, or until standard input ends; return the exit status.
+
+        Raises:
+            TakenError: another logd works on this store.
+        """
         position = self._known_position()
         source = make_source(self._name, position, from_start=self._settings.log.from_start)
         settle()
@@ -152,8 +166,12 @@ class Logd:
                     self._commit()
                     position = batch.position
                 self._housekeeping()
+                self._look_for_log()
+                if batch is not _NOTHING and not self._claim.sign(follows=self._name):
+                    self._claim.take()  # tells who has it
         finally:
             self._heart.stopping()
+            self._claim.leave()
             source.close()
             self.store.close()
             self.log.close()
@@ -164,8 +182,9 @@ class Logd:
         tries = 0
         while not self._stopping:
             try:
+                self._claim.take()  # before the position is read, which another logd may be about to commit
                 known = self.store.log_position(self._name)
-            except StoreError as error:
+            except (StoreError, OSError) as error:
                 self._grumble("store", f"waits for the store: {error}")
                 self._rest(tries)
                 tries += 1
@@ -180,6 +199,20 @@ class Logd:
             self._grumble("source", f"cannot read {self._name}: {error}")
             time.sleep(TURN_S)
             return _NOTHING
+
+    def _look_for_log(self) -> None:
+        """Warn of a log file that does not come to be, once each time."""
+        now = time.monotonic()
+        if self._name in {"-", "journal"} or os.path.lexists(self._name):
+            self._missing_since = None
+        elif self._missing_since is None:
+            self._missing_since = now
+        elif now - self._missing_since >= MISSING_S:
+            self._missing_since = float("inf")
+            self.log.warning(
+                f"{self._name} does not exist, so that nothing is learnt; set log.follow to the file that the MTA writes "
+                "(postconf maillog_file), or to journal"
+            )
 
     def _commit(self) -> None:
         """Commit what was taken, however often that takes; the log can wait, it is on disk."""
@@ -248,4 +281,8 @@ def main(settings: Settings, config_path: Path | None = None, *, events: bool = 
     signal.signal(signal.SIGTERM, daemon.stop)
     signal.signal(signal.SIGINT, daemon.stop)
     signal.signal(signal.SIGHUP, daemon.reload)
-    return daemon.run()
+    try:
+        return daemon.run()
+    except TakenError as error:
+        sys.stderr.write(f"milter-bounce logd: {error}\n")
+        return 1

@@ -25,8 +25,10 @@ from milter_bounce.decide.rule_toml import RulesError
 from milter_bounce.verdict import GATE_MARK, printable
 
 from .advising import make_store, schedules_of
+from .claim import Sign, sign_of
 from .keys import read_keyring
 from .logsource import followed
+from .logtail import Position
 from .maillog import MailLog
 from .postfix_apply import applied, gate_runs
 from .postfix_conf import GATE_MAPS, Postconf, PostfixError, plan
@@ -43,12 +45,19 @@ TIMEOUT_S: Final = 5.0
 """Longer than any of our programs takes to answer; one that takes longer is hung."""
 
 
+OLD_S: Final = 15.0
+"""A sign of life comes every 3 s (claim.py); five that are missing are no busy moment."""
+
+LAG_BYTES: Final = 8 << 20
+"""Some 40,000 lines: what logd reads in seconds, so that only a burst of mail, or trouble, leaves more."""
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """One point that was looked at."""
 
     area: str
-    """config, store, token, log, postfix, gate, filter, policy or milter."""
+    """config, store, token, log, logd, dnsd, postfix, gate, filter, policy or milter."""
 
     what: str
     ok: bool | None
@@ -71,6 +80,8 @@ def check_wiring(settings: Settings, directory: Path, gate_folder: Path) -> Iter
     yield from _keys(settings)
     yield _log(settings)
     yield _writing(settings)
+    yield from _logd(settings)
+    yield from _dnsd(settings)
     yield from _sockets(settings)
     yield from _questions(settings)
     if (directory / "main.cf").exists():
@@ -191,6 +202,66 @@ def _writing(settings: Settings) -> Finding:
     fine = output != "stdout" or settings.log.output == "stdout"
     text = f"advice lines go to {output}"
     return Finding("log", "output", True if fine else None, text, "set log.output where they shall stand in the log")
+
+
+# -- what has no socket ---------------------------------------------------------------
+
+
+def _alive(settings: Settings, program: str) -> tuple[Finding, Sign]:
+    """Return whether a program that listens nowhere runs and does its work, and its sign of life."""
+    sign = Sign(False)
+    try:
+        sign = sign_of(settings.store.path, program)
+    except OSError as error:
+        text = f"{error.filename}: {error.strerror}"
+        return Finding(program, "runs", None, text, f"run this as root or as {settings.user or 'the programs'}"), sign
+    if not sign.held:
+        remedy = "start the programs: `milter-bounce run`, or systemctl start milter-bounce"
+        return Finding(program, "runs", False, "is not running", remedy), sign
+    if sign.age_s is None or sign.age_s > OLD_S:
+        since = "yet" if sign.age_s is None else f"for {sign.age_s:.0f} s"
+        text = f"process {sign.pid} has done nothing {since}"
+        return Finding(program, "runs", False, text, f"its trouble stands in the mail log: grep {program}"), sign
+    return Finding(program, "runs", True, f"process {sign.pid}, at work {sign.age_s:.0f} s ago"), sign
+
+
+def _logd(settings: Settings) -> Iterator[Finding]:
+    """Look whether logd runs, reads the log that it should, and keeps up with it."""
+    finding, sign = _alive(settings, "logd")
+    yield finding
+    if not sign.held or not sign.follows:
+        return
+    if sign.follows != (wanted := followed(settings.log)):
+        text = f"reads {sign.follows}, the configuration comes to {wanted}"
+        yield Finding("logd", "log", None, text, "restart the programs, unless it was started with --follow")
+    lag = _lag(settings, sign.follows)
+    if lag is not None:
+        text = f"is {lag >> 20} MiB behind the end of {sign.follows}" if lag > LAG_BYTES else "keeps up"
+        remedy = "look again in a minute: where it does not shrink, its trouble stands in the mail log: grep logd"
+        yield Finding("logd", "log", lag <= LAG_BYTES, text, remedy)
+
+
+def _lag(settings: Settings, log: str) -> int | None:
+    """Return how many bytes of `log` are still to be read; None where that cannot be told."""
+    store = make_store(settings)
+    try:
+        known = store.log_position(log)
+        position, facts = Position.from_text(known.cursor if known else None), Path(log).stat()
+    except (StoreError, OSError):
+        return None
+    finally:
+        store.close()
+    if position is None:
+        return None
+    same = position.inode == facts.st_ino and position.offset <= facts.st_size
+    return facts.st_size - position.offset if same else facts.st_size
+
+
+def _dnsd(settings: Settings) -> Iterator[Finding]:
+    if settings.dns.watch or settings.dns.operators:
+        yield _alive(settings, "dnsd")[0]
+    else:
+        yield Finding("dnsd", "runs", None, "has nothing to do", "dns.watch and dns.operators are switched off")
 
 
 # -- sockets --------------------------------------------------------------------

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import signal
+import time
 
 import pytest
 
+from milter_bounce.system.claim import sign_of
 from tests.conftest import ROOT
 from tests.integration.enforcing import Enforced
 from tests.integration.postfix import Postfix, needs_postfix
@@ -23,9 +26,13 @@ def check(postfix, code):
 
 
 def test_check_proves_each_hook_live_and_tells_what_is_down(tmp_path):
-    """All in place: exit 0, gate and filter asked through Postfix's own clients; answerd down: exit 1 and a remedy."""
-    with Sinks() as sinks, Enforced(tmp_path / "p", routes={"ok.test": sinks.add("ok.test")}) as postfix:
+    """All in place: exit 0, gate and filter asked through Postfix's own clients; a program down: exit 1 and a remedy."""
+    over = {"dns": {"watch": False, "operators": False}}
+    with Sinks() as sinks, Enforced(tmp_path / "p", over, routes={"ok.test": sinks.add("ok.test")}) as postfix:
+        wait_until_logd_works(postfix)
         found = check(postfix, 0)
+        assert found["logd", "runs"]["ok"] is True
+        assert found["dnsd", "runs"]["ok"] is None
         assert "milter-bounce: answers, version" in found["gate", "postmap -q"]["text"]
         assert "mode enforce" in found["filter", "postmap -q"]["text"]
         assert found["policy", "answers"]["ok"] is True
@@ -34,6 +41,17 @@ def test_check_proves_each_hook_live_and_tells_what_is_down(tmp_path):
         found = check(postfix, 1)
         assert found["gate", "postmap -q"]["ok"] is False
         assert "start the programs" in found["gate", postfix.settings["answer"]["gate_socket"]]["remedy"]
+        postfix.programs["logd"].signal_all(signal.SIGKILL)
+        postfix.programs["logd"].stop()
+        found = check(postfix, 1)
+        assert found["logd", "runs"]["text"] == "is not running"
+        assert "milter-bounce run" in found["logd", "runs"]["remedy"]
+
+
+def wait_until_logd_works(postfix):
+    end = time.monotonic() + 60
+    while sign_of(postfix.settings["store"]["path"], "logd").age_s is None and time.monotonic() < end:
+        time.sleep(0.1)
 
 
 def test_check_tells_of_a_transport_that_the_gate_does_not_know_yet(tmp_path):
