@@ -313,6 +313,10 @@ DOMAINS_KEPT: Final = 50_000
 STORED_ADDRESS: Final = 512
 """Characters of an address that are kept as they are: RFC 5321 allows 320 octets."""
 
+EPISODE_TEXT: Final = 256
+"""Characters of a recipient's last refusal that are kept: a reply's reason stands at its beginning, and there may be a
+million recipients."""
+
 BLOCKS_FOLLOWED: Final = 10_000
 """Blocks that are followed at one time; a host with more of them is not sending mail any more."""
 

@@ -168,6 +168,9 @@ class Episode:
     countable: bool = False
     """Whether its message counts towards the soft limit should it go undelivered."""
 
+    text: str = ""
+    """What was said at the last failure, cut."""
+
 
 class BlockState(StrEnum):
     """How far a block is from being over."""
@@ -381,6 +384,9 @@ FREE: Final = Standing()
 
 GATE_MARK: Final = "milter-bounce: "
 """How each text of the queue gate begins after its status: ``4.7.1 milter-bounce: held until ...``."""
+
+HELD_MARK: Final = "held until lifted, block "
+"""How the gate goes on where a block is why."""
 
 _ANNOTATION: Final = re.compile(
     r"\[class=[a-z]{1,10} category=[a-z-]{1,40} advice=[a-z-]{1,12} rule=[A-Za-z0-9._-]{1,80}"

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from milter_bounce import limits
 from milter_bounce.delivery import EnhancedStatus, lowered
-from milter_bounce.verdict import GATE_MARK, KEEP, AdviceKind, Answer, FailureClass, annotation, printable
+from milter_bounce.verdict import GATE_MARK, HELD_MARK, KEEP, AdviceKind, Answer, FailureClass, annotation, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -145,7 +145,7 @@ def _blocked(standing: Standing, *, bounce: bool) -> Answer:
     if bounce:
         return _answer("5.7.1", f"not sent, blocked by {standing.block}, {_why(standing)}", standing.rule)
     until = "" if standing.until is None else f", next probe {_minute(standing.until)}"
-    return _answer("4.7.1", f"held until lifted, block {standing.block}, {_why(standing)}{until}", standing.rule)
+    return _answer("4.7.1", f"{HELD_MARK}{standing.block}, {_why(standing)}{until}", standing.rule)
 
 
 def suppressed(standing: Standing) -> Answer:

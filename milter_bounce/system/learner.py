@@ -149,7 +149,10 @@ class Learner:
             self._delivered(changes, found.recipient, found.queue_id, found.relay, moment, told)
             return 1
         if isinstance(found, Delivery):
-            if found.ours or found.probe or not found.status.recipient:
+            if found.probe or not found.status.recipient:
+                return 0
+            if found.ours:
+                changes.held(found.status, _moment(found.status.at, now))
                 return 0
             self._delivery(changes, found.status, _moment(found.status.at, now), told)
             return 1

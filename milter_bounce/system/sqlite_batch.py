@@ -25,6 +25,7 @@ from milter_bounce.delivery import Action, Source
 from milter_bounce.verdict import (
     CATEGORIES,
     EMPTY_HISTORY,
+    HELD_MARK,
     AdviceKind,
     Backoff,
     BlockState,
@@ -40,7 +41,9 @@ from .sqlite_hot import keys_of
 from .sqlite_keys import evidence_of, message_of, occasion_of, storable, storable_outcome
 from .sqlite_rows import (
     EPISODE,
+    EPISODE_TEXT,
     SUPPRESSION,
+    Waiting,
     episode_of,
     escaped,
     folded,
@@ -49,6 +52,7 @@ from .sqlite_rows import (
     plain,
     suppression_of,
     to_ms,
+    waiting_for,
 )
 
 if TYPE_CHECKING:
@@ -56,7 +60,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from milter_bounce.delivery import DeliveryStatus
-    from milter_bounce.verdict import Advice, Block, Classification, Episode, Outcome
+    from milter_bounce.verdict import Advice, Block, Classification, Episode, Outcome, Standing
 
     from .sqlite_store import SqliteStore
     from .store import LogPosition
@@ -148,11 +152,20 @@ class SqliteBatch:
         if status.queue_id is None or status.source is not Source.LOG:
             return None
         key = (recipient, status.queue_id)
+        kept = self._waits(key)
+        return from_ms(kept.since) if kept is not None and kept.failed else None
+
+    def _waits(self, key: tuple[str, str]) -> Waiting | None:
+        """Return what is kept of a message that waits: (recipient, queue ID)."""
         if key in self._new.waiting:
-            kept = self._new.waiting[key]
-            return None if kept is None else from_ms(kept[0])
-        rows = self._query("SELECT since FROM waiting WHERE recipient = ? AND queue_id = ?", key)
-        return from_ms(rows[0][0]) if rows else None
+            return self._new.waiting[key]
+        if key[1] in self._new.gone:
+            return None
+        rows = self._query("SELECT since, due, block, failed FROM waiting WHERE recipient = ? AND queue_id = ?", key)
+        if not rows:
+            return None
+        since, due, block, failed = rows[0]
+        return Waiting(since, due, block, bool(failed))
 
     def _bounced(self, recipient: str) -> dict[str, tuple[int, str]]:
         """Return message -> (when, class) of the undelivered messages of a recipient."""
@@ -243,7 +256,9 @@ class SqliteBatch:
         if advice.kind is AdviceKind.FIX and not waits:
             self._left(recipient, status)
             return []
-        episode = next_episode(history, verdict, advice, now)
+        episode = replace(
+            next_episode(history, verdict, advice, now), text=plain(status.diagnostic or "", EPISODE_TEXT)
+        )
         if verdict.class_ is FailureClass.NONE:  # a complaint is no failed attempt
             return self._ended(recipient, outcome, last, episode, now)
         self._put(recipient, episode)
@@ -287,9 +302,42 @@ class SqliteBatch:
         # due at once: what the gate is going to return to its sender
         ends = ends or episode.given_up is not None
         due = now_ms if ends else None if episode.block else maybe_ms(episode.not_before)
-        self._new.waiting[recipient, queue_id] = (first, due, episode.block)
+        self._new.waiting[recipient, queue_id] = Waiting(first, due, episode.block)
         self._new.queue[queue_id].add(recipient)
         self._new.due[recipient] = (due, episode.block)
+
+    def held(self, status: DeliveryStatus, now: datetime) -> None:
+        """Remember that our own gate kept a message in the queue; see `store.Batch.held`."""
+        if status.recipient is None or status.queue_id is None or status.action is not Action.DELAYED:
+            return
+        status = storable(status)
+        self._start()
+        recipient, queue_id = folded(status.recipient or ""), status.queue_id or ""
+        last = self._waits((recipient, queue_id))
+        kept = waiting_for(self._standing(recipient, status, now), last, to_ms(now))
+        if kept != last:
+            self._new.waiting[recipient, queue_id] = kept
+            self._new.queue[queue_id].add(recipient)
+
+    def _standing(self, recipient: str, status: DeliveryStatus, now: datetime) -> Standing:
+        """Return what stands in the way of `recipient`, as the gate has just told it (`sqlite_gate.Gate.standing`)."""
+        hot, domain = self._hot, recipient.rpartition("@")[2]
+        learnt = self._new.operators[domain] if domain in self._new.operators else self._store.operator_of(domain)
+        destination = learnt[0] if learnt else domain
+        # Postfix's gate knows no sender: only where a block is why can it be a sender's (Sendmail)
+        said = status.diagnostic
+        sender = status.sender if said is None or HELD_MARK in said else None
+        found = (hot.block_at(name, who, now) for who in (None, sender) for name in (destination, domain))
+        block = next((one for one in found if one is not None), None)
+        backoff = hot.backoffs.get(destination) or hot.backoffs.get(domain)
+        known = blocks.Known(self._suppression(recipient), self._episode(recipient), True, block, backoff)
+        return blocks.standing(recipient, known, now, self._limits)
+
+    def _anything_waits(self) -> bool:
+        """Return whether any message waits at all, asked once a batch: deliveries are most of every log."""
+        if self._new.waits is None:
+            self._new.waits = bool(self._query("SELECT 1 FROM waiting LIMIT 1", ()))
+        return self._new.waits or bool(self._new.waiting)
 
     def _left(self, recipient: str, status: DeliveryStatus) -> None:
         if status.queue_id is not None and status.source is Source.LOG:
@@ -398,6 +446,8 @@ class SqliteBatch:
         episode = self._episode(address)
         if episode is not None:
             notices += self._recovered(address, episode, now, queue_id)
+        elif queue_id is not None and self._anything_waits():
+            self._new.waiting[address, queue_id] = None  # what only our gate held has no episode
         return notices or _NOTHING
 
     def _eased(self, destination: str, sender: str | None, now: datetime) -> list[Notice]:
@@ -447,8 +497,8 @@ class SqliteBatch:
         """Remember that the MTA gave the message up for all recipients that it waited for."""
         queue_id = escaped(queue_id)
         rows = self._query("SELECT recipient FROM waiting WHERE queue_id = ?", (queue_id,))
-        recipients = {row[0] for row in rows} | self._new.queue.get(queue_id, set())
-        recipients = {r for r in recipients if self._new.waiting.get((r, queue_id), True)}
+        found = {row[0] for row in rows} | self._new.queue.get(queue_id, set())
+        recipients = {r for r in found if (kept := self._waits((r, queue_id))) is not None and kept.failed}
         notices: list[Notice] = []
         for recipient in sorted(recipients):
             notices += self._expired(recipient, queue_id, now)

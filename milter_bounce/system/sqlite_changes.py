@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from milter_bounce.verdict import Block, Episode, Suppression
 
     from .sqlite_hot import Hot
+    from .sqlite_rows import Waiting
     from .store import LogPosition
 
 HOUR_MS: Final = 3_600_000
@@ -53,8 +54,8 @@ class Changes:
     """Recipient -> message -> when, class."""
 
     suppressed: dict[str, Suppression | None] = field(default_factory=dict)
-    waiting: dict[tuple[str, str], tuple[int, int | None, str | None] | None] = field(default_factory=dict)
-    """(recipient, queue ID) -> since, due, block."""
+    waiting: dict[tuple[str, str], Waiting | None] = field(default_factory=dict)
+    """(recipient, queue ID) -> what is kept of it."""
 
     due: dict[str, tuple[int | None, str | None]] = field(default_factory=dict)
     """Recipient -> due, block of all its messages."""
@@ -63,6 +64,9 @@ class Changes:
     """Queue ID -> recipients that it waits for by this batch."""
 
     gone: set[str] = field(default_factory=set)
+    waits: bool | None = None
+    """Whether the file knew of messages that wait; None = not asked yet."""
+
     blocks: dict[str, Block | None] = field(default_factory=dict)
     """Key -> block before; as it is now it stands in `Hot`."""
 
@@ -138,7 +142,7 @@ class Changes:
         changes = self.waiting.items()
         db.executemany("DELETE FROM waiting WHERE recipient = ? AND queue_id = ?", [k for k, v in changes if v is None])
         db.executemany(
-            "INSERT OR REPLACE INTO waiting VALUES (?, ?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO waiting (recipient, queue_id, since, due, block, failed) VALUES (?, ?, ?, ?, ?, ?)",
             [(*key, *kept) for key, kept in changes if kept is not None],
         )
         db.executemany(

@@ -69,6 +69,11 @@ MIGRATIONS: Final = (
         name TEXT PRIMARY KEY, inode INTEGER NOT NULL, offset INTEGER NOT NULL, head TEXT NOT NULL,
         cursor TEXT NOT NULL) WITHOUT ROWID;
     """,
+    # version 2: what our gate held before any attempt waits too; the words of the last failure
+    """
+    ALTER TABLE waiting ADD COLUMN failed INTEGER NOT NULL DEFAULT 1;
+    ALTER TABLE recipients ADD COLUMN text TEXT NOT NULL DEFAULT ''
+    """,
 )
 """One script for each version of the schema; never change one that was released, add another."""
 

@@ -177,7 +177,8 @@ class Gate:
         episode = episode_of(rows[0]) if rows else None
         waits = False
         if episode is not None and episode.given_up is not None:
-            waits = bool(self._rows("SELECT 1 FROM waiting WHERE recipient = ? LIMIT 1", (recipient,)))
+            # what was never tried has used up no schedule
+            waits = bool(self._rows("SELECT 1 FROM waiting WHERE recipient = ? AND failed LIMIT 1", (recipient,)))
         hot = self._hot
         if not hot.blocks and not hot.backoffs:
             return Known(episode=episode, waits=waits)

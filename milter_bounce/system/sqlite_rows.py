@@ -8,15 +8,28 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from milter_bounce import limits
 from milter_bounce.delivery import lowered
-from milter_bounce.verdict import Backoff, Block, BlockState, Episode, Scope, Suppression
+from milter_bounce.verdict import AdviceKind, Backoff, Block, BlockState, Episode, Scope, Standing, Suppression
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MS: Final = timedelta(milliseconds=1)
 ADDRESS_LIMIT: Final = limits.STORED_ADDRESS
+EPISODE_TEXT: Final = limits.EPISODE_TEXT
+
+
+class Waiting(NamedTuple):
+    """One message that waits for one recipient: a row of ``waiting`` behind its key."""
+
+    since: int
+    """When it first failed; of one that only our gate held, when that was first heard of."""
+
+    due: int | None
+    block: str | None
+    failed: bool = True
+    """False where no attempt was made: then it is no failure of its recipient's, whatever becomes of it."""
 
 
 def escaped(text: str) -> str:
@@ -68,7 +81,9 @@ def _maybe_span(value: int | None) -> timedelta | None:
     return None if value is None else timedelta(milliseconds=value)
 
 
-EPISODE: Final = "first_failure, last_failure, attempts, not_before, delay, category, rule, block, given_up, countable"
+EPISODE: Final = (
+    "first_failure, last_failure, attempts, not_before, delay, category, rule, block, given_up, countable, text"
+)
 SUPPRESSION: Final = "recipient, since, category, rule, reason, origin"
 BLOCK: Final = (
     "key, operator, scope, category, rule, began, probe_at, ends, text, zones, refusals, lifted_at, lifted_by, state, "
@@ -98,12 +113,13 @@ def episode_row(episode: Episode) -> tuple[Any, ...]:
         episode.block,
         maybe_ms(episode.given_up),
         episode.countable,
+        plain(episode.text, EPISODE_TEXT),
     )
 
 
 def episode_of(row: tuple[Any, ...]) -> Episode:
     """Return the episode in the columns `EPISODE`."""
-    first, last, attempts, not_before, delay, category, rule, block, given_up, countable = row
+    first, last, attempts, not_before, delay, category, rule, block, given_up, countable, text = row
     return Episode(
         from_ms(first),
         from_ms(last),
@@ -115,7 +131,23 @@ def episode_of(row: tuple[Any, ...]) -> Episode:
         block,
         maybe_time(given_up),
         bool(countable),
+        text,
     )
+
+
+def waiting_for(standing: Standing, last: Waiting | None, now_ms: int) -> Waiting:
+    """Return what is kept of a message that our gate held for what stands in its way.
+
+    Where nothing does (any more) it is due at once, but only once: should gate and store not agree, the MTA's own
+    queue runs go on, and ours do not turn in a circle.
+    """
+    since, failed = (last.since, last.failed) if last else (now_ms, False)
+    if standing.kind is AdviceKind.HOLD and standing.block is not None:
+        return Waiting(since, None, standing.block, failed)
+    if standing.until is not None and standing.kind in {AdviceKind.HOLD, AdviceKind.RETRY}:
+        return Waiting(since, to_ms(standing.until), None, failed)
+    asked = last is not None and last.due is None and last.block is None
+    return Waiting(since, None if asked else now_ms, None, failed)
 
 
 def suppression_row(suppression: Suppression) -> tuple[Any, ...]:

@@ -149,6 +149,12 @@ class Batch(Protocol):
     def learn_operator(self, domain: str, operator: str | None, now: datetime) -> None:
         """Remember who runs the mail of `domain`; None = nobody known."""
 
+    def held(self, status: DeliveryStatus, now: datetime) -> None:
+        """Remember that our own gate kept a message in the queue: it waits for what it was held for.
+
+        No attempt was made, so nothing is counted and no episode begins.
+        """
+
     def expired(self, queue_id: str, now: datetime) -> list[Notice]:
         """Remember that the MTA gave the message up (``status=expired``) for all recipients that it waited for."""
 

@@ -80,7 +80,7 @@ def fill(path: Path, recipients: int) -> None:
     """Write that many recipients with a not_before, as a long outage leaves them."""
     SqliteStore(path).batch().commit()
     db = SqliteStore(path).connection()
-    ms, row = int(NOW.timestamp() * 1000), "(?, ?, ?, 3, ?, 7200000, 'mailbox-full', 'bench', NULL, NULL, 1)"
+    ms, row = int(NOW.timestamp() * 1000), "(?, ?, ?, 3, ?, 7200000, 'mailbox-full', 'bench', NULL, NULL, 1, '')"
     db.execute("BEGIN")
     db.executemany(
         f"INSERT INTO recipients VALUES {row}",

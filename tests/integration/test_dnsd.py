@@ -282,7 +282,7 @@ def test_operator_of_unknown_domains_is_looked_up(tmp_path):
     DnsStore(tmp_path / "state.db").listings()
     with sqlite3.connect(tmp_path / "state.db") as db:
         at = int(datetime.now(UTC).timestamp() * 1000)
-        row = ("someone@own.example", at, at, 1, None, None, "mailbox-full", "x", None, None, 1)
+        row = ("someone@own.example", at, at, 1, None, None, "mailbox-full", "x", None, None, 1, "")
         db.execute(f"INSERT INTO recipients VALUES ({','.join('?' * len(row))})", row)
     with Scripted(handler) as server, Dnsd(tmp_path, server):
         store = DnsStore(tmp_path / "state.db")

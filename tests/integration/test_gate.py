@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import smtplib
 import time
@@ -187,3 +188,39 @@ def test_probe_learns_that_a_block_still_stands_and_then_that_it_is_over(tmp_pat
                 refusing[0] = False
                 postfix.wait_for(lambda: len(hard.taken) >= 10, 60)
             assert Counter(r for t in hard.taken for r in t.recipients) == Counter(f"u{n}@hard.test" for n in range(10))
+
+
+def test_mail_held_from_its_first_attempt_follows_a_lift(tmp_path):
+    """No queue run comes to its help: after the lift our own flush tries it, and each message arrives exactly once."""
+    refusing = [True]
+    with Sinks() as sinks:
+        hard = sinks.add("hard.test", Script(rcpt=lambda _: BLOCKED if refusing[0] else ""))
+        small, ok = sinks.add("small.test"), sinks.add("ok.test")
+        routes = {"hard.test": hard, "small.test": small, "ok.test": ok}
+        over = {"block": {"ramp_m": 300.0, "probe_after_5xx_h": 240}}
+        with Enforced(tmp_path / "p", over, routes=routes, main=ORDERED) as postfix:
+            postfix.send("me@home.example", "u0@hard.test")
+            postfix.wait_for(lambda: "hard.test" in postfix.ours("blocks", "list"))
+            postfix.ours("blocks", "add", "small.test")
+            postfix.wait_for(lambda: postfix.postmap("u1@small.test"))
+            expected = {domain: [f"u{n}@{domain}" for n in range(1, 4)] for domain in ("hard.test", "small.test")}
+            for one, other in zip(*expected.values(), strict=True):
+                postfix.send("me@home.example", one)
+                postfix.send("me@home.example", other)  # qmgr remembers the last one
+            postfix.wait_log("to=<u[1-3]@.*relay=none.*held until lifted", 20, count=6)
+            assert (hard.connections, small.connections) == (1, 0)
+            postfix.wait_for(lambda: len(rows_of(postfix, "waiting")) == 7)
+            assert [row["recipient"] for row in rows_of(postfix, "recipients")] == ["u0@hard.test"]
+            refusing[0] = False
+            postfix.ours("blocks", "lift", "hard.test")
+            postfix.ours("blocks", "lift", "small.test")
+            postfix.wait_for(lambda: postfix.queued() == 0, 60)
+            for sink, wanted in ((hard, ["u0@hard.test", *expected["hard.test"]]), (small, expected["small.test"])):
+                assert Counter(r for taken in sink.taken for r in taken.recipients) == Counter(wanted)
+            postfix.wait_for(lambda: rows_of(postfix, "waiting") == [])
+
+
+def rows_of(postfix, table: str) -> list[dict]:
+    """Return the rows of one table of the store."""
+    rows = map(json.loads, postfix.ours("store", "export").splitlines())
+    return [row for row in rows if row["table"] == table]

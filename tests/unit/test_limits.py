@@ -57,7 +57,7 @@ from milter_bounce.system.sqlite_gate import Gate
 from milter_bounce.system.sqlite_store import SqliteStore
 from milter_bounce.system.store import Due
 from milter_bounce.system.store_dns import Named
-from milter_bounce.verdict import AdviceKind, Classification, FailureClass, Outcome, Scope, printable
+from milter_bounce.verdict import AdviceKind, Classification, Episode, FailureClass, Outcome, Scope, printable
 from tests.conftest import ROOT
 
 NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
@@ -290,6 +290,11 @@ def codes(count: int) -> int:
 def stored(size: int) -> int:
     kept = sqlite_rows.folded("x" * size)
     return len(kept) if "#" not in kept else 0
+
+
+def episode_text(size: int) -> int:
+    gone = Episode(NOW, NOW, 1, text="x" * size)
+    return len(sqlite_rows.episode_of(sqlite_rows.episode_row(gone)).text)
 
 
 def cf(size: int) -> int:
@@ -593,6 +598,7 @@ EDGES = {
     "DECISIONS_KEPT": (decisions, CLEARED),
     "DECISION_WORDS": (decision_words, REFUSED),
     "STORED_ADDRESS": (stored, REFUSED),
+    "EPISODE_TEXT": (episode_text, CUT),
     "BLOCKS_FOLLOWED": (blocks_followed, CLEARED),
     "WORDS_LINES": (words_lines, REFUSED),
     "WORDS_LINE": (words_line, REFUSED),

@@ -109,7 +109,7 @@ def test_unknown_domains_are_those_that_nobody_knows(store, tmp_path):
     for address, when in (("a@known.example", at), ("a@new.example", at), ("b@new.example", at), ("a@old.example", at - 99**5),
                           ("a@asked.example", at), ("no-domain", at)):  # fmt: skip
         db.execute(
-            "INSERT INTO recipients VALUES (?, ?, ?, 1, NULL, NULL, 'x', 'x', NULL, NULL, 1)", (address, when, when)
+            "INSERT INTO recipients VALUES (?, ?, ?, 1, NULL, NULL, 'x', 'x', NULL, NULL, 1, '')", (address, when, when)
         )
     db.close()
     store.put_operators([MailDomain("asked.example", MailKind.MX, None, NOW + HOUR)])

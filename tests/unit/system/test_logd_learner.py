@@ -19,7 +19,7 @@ from milter_bounce.system.maillog import MailLog
 from milter_bounce.system.notify import Notifier, as_mail
 from milter_bounce.system.rulefiles import load_rules
 from milter_bounce.system.store import StoreError
-from milter_bounce.verdict import Notice, NoticeKind
+from milter_bounce.verdict import Block, Notice, NoticeKind, Scope
 
 NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
 RULES = load_rules()
@@ -135,6 +135,95 @@ def test_what_is_no_attempt_leaves_no_trace(desk, text):
     assert desk.learn(f"{NOW.isoformat()} mx {text}") == 0
     assert desk.lines() == []
     assert desk.store.recipient("a@example.net").episode is None
+
+
+def held(queue_id="4cHLD", to="a@example.net", text="held until lifted, block example.net, policy", after_s=60):
+    """Return the line of a message that our gate kept in the queue."""
+    at = (NOW + timedelta(seconds=after_s)).isoformat()
+    return (
+        f"{at} mx postfix/error[1]: {queue_id}: to=<{to}>, relay=none, delay=1, delays=0/0/0/1, dsn=4.7.1, "
+        f"status=deferred (milter-bounce: {text})"
+    )
+
+
+def block_by_hand(desk, key="example.net"):
+    desk.store.add_block(
+        Block(key, key, Scope.SENDING_HOST, "policy-rejection", "r", NOW, None, NOW + timedelta(days=7))
+    )
+
+
+def test_message_held_from_its_first_attempt_waits_for_its_block(desk):
+    """It is the probe after a lift; no attempt, refusal or episode is counted for it, and once sent it waits no more."""
+    block_by_hand(desk)
+    assert desk.learn(held(), held("4cHL2", "b@example.net", after_s=61)) == 0
+    assert (desk.lines(), desk.store.recipient("a@example.net").episode) == ([], None)
+    assert desk.store.due(NOW + timedelta(minutes=2)) == []
+    desk.store.lift("example.net", "me", NOW + timedelta(minutes=2))
+    (probe,) = desk.store.due(NOW + timedelta(minutes=2))
+    assert (probe.queue_id, probe.block) == ("4cHLD", "example.net")
+    assert desk.store.blocks()[0].refusals == 1
+    sent = line("250 2.0.0 Ok", status="sent", dsn="2.0.0", to="a@example.net", queue_id="4cHLD", after_s=180)
+    desk.learn(sent)
+    assert desk.store.recipient("a@example.net").waiting == ()
+    assert [queue_id for queue_id, _ in desk.store.recipient("b@example.net").waiting] == ["4cHL2"]
+
+
+def test_message_held_before_its_recipients_time_is_due_then(desk):
+    """A second message to a full mailbox is due with the first, and has failed no more than that."""
+    desk.learn(line(FULL, to="a@example.net"))
+    before = desk.store.recipient("a@example.net").episode
+    desk.learn(held(text=f"not before {before.not_before:%Y-%m-%dT%H:%MZ}, mailbox-full"))
+    assert desk.store.recipient("a@example.net").episode == before
+    assert desk.store.due(before.not_before - timedelta(seconds=1)) == []
+    assert {due.queue_id for due in desk.store.due(before.not_before)} == {"4cXyz", "4cHLD"}
+
+
+def test_message_held_for_a_sender_waits_for_his_block_on_sendmail(desk):
+    """Sendmail's gate knows the sender; the recipient's line follows the gate's word."""
+    block_by_hand(desk, "example.net/me@example.com")
+    at, sm, who = (NOW + timedelta(minutes=1)).isoformat(), "6AKJOvLA019656", "a@example.net"
+    desk.learn(
+        f"{at} mx sm-mta[1]: {sm}: from=<me@example.com>, size=1, class=0, nrcpts=1, msgid=<x@y>, relay=localhost",
+        f"{at} mx sm-mta[1]: {sm}: ruleset=check_compat, arg1=<me@example.com>, arg2=<{who}>, relay=[127.0.0.1], "
+        "reject=451 4.7.1 milter-bounce:held until lifted block example.net/me@example.com policy",
+        f"{at} mx sm-mta[1]: {sm}: to=<{who}>, delay=00:00:01, xdelay=00:00:00, mailer=esmtp, pri=1, "
+        "relay=example.net., dsn=4.7.1, stat=Deferred",
+    )
+    assert desk.store.recipient(who).episode is None
+    desk.store.lift("example.net/me@example.com", "me", NOW + timedelta(minutes=2))
+    assert [due.queue_id for due in desk.store.due(NOW + timedelta(minutes=2))] == [sm]
+
+
+def test_message_held_by_nothing_that_we_know_is_asked_for_once(desk):
+    """Its block was over before we read of it; should gate and store not agree, nothing turns in a circle."""
+    desk.learn(held())
+    due = desk.store.due(NOW + timedelta(minutes=2))
+    assert [one.queue_id for one in due] == ["4cHLD"]
+    desk.store.flushed(due, NOW + timedelta(minutes=2))
+    desk.learn(held(after_s=180))
+    assert desk.store.due(NOW + timedelta(hours=9)) == []
+
+
+def test_message_that_was_only_held_and_expires_is_nobodys_failure(desk):
+    """No attempt was made: no notice, and a recipient who failed otherwise is not given up for it."""
+    desk.learn(line(FULL, to="a@example.net"), held(text="not before 2026-11-21T00:00Z, mailbox-full"))
+    told = len(desk.lines())
+    desk.learn(
+        f"{NOW.isoformat()} mx postfix/qmgr[1]: 4cHLD: from=<me@example.com>, status=expired, returned to sender"
+    )
+    assert len(desk.lines()) == told
+    assert desk.store.recipient("a@example.net").episode.given_up is None
+    assert [queue_id for queue_id, _ in desk.store.recipient("a@example.net").waiting] == ["4cXyz"]
+
+
+def test_first_failure_of_a_held_message_is_not_dated_back(desk):
+    """Three days held and then tried: its schedule begins with the attempt, not with the holding."""
+    block_by_hand(desk)
+    desk.learn(held())
+    desk.learn(line(FULL, to="a@example.net", queue_id="4cHLD", after_s=3 * 86_400), now=NOW + timedelta(days=3))
+    record = desk.store.recipient("a@example.net")
+    assert (record.episode.given_up, record.episode.attempts) == (None, 1)
+    assert "advice=retry" in desk.lines()[-1]
 
 
 def test_expired_message_is_told_for_its_recipients(desk):

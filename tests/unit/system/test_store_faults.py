@@ -115,7 +115,7 @@ def test_store_is_migrated_and_keeps_its_rows(path, monkeypatch):
     monkeypatch.setattr(sqlite_file, "MIGRATIONS", more)
     new = SqliteStore(path)
     assert [s.recipient for s in new.suppressions()] == [WHO]
-    assert new.connection().execute("PRAGMA user_version").fetchone() == (2,)
+    assert new.connection().execute("PRAGMA user_version").fetchone() == (len(more),)
     assert new.connection().execute("SELECT count(*) FROM extra").fetchone() == (0,)
 
 
