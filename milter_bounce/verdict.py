@@ -201,6 +201,10 @@ class Backoff:
     category: str
 
 
+BY_HAND: Final = "admin"
+"""Rule of the blocks and suppressions that the administrator adds; a block of it ends at once when it is lifted."""
+
+
 @dataclass(frozen=True, slots=True)
 class Block:
     """A destination that refuses us: nothing is retried until it is lifted."""
@@ -322,7 +326,9 @@ class NoticeKind(StrEnum):
     GAVE_UP = "gave-up"
     SUPPRESSED = "suppressed"
     UNSUPPRESSED = "unsuppressed"
+    RELEASED = "released"
     BACKED_OFF = "backed-off"
+    BACKOFF_ENDED = "backoff-ended"
     BLOCK_BEGAN = "block-began"
     BLOCK_RENEWED = "block-renewed"
     BLOCK_LIFTED = "block-lifted"
@@ -504,12 +510,19 @@ _RECIPIENT_NOTICES: Final = {
 }
 
 
+_KEY_NAMES: Final = {
+    NoticeKind.BACKED_OFF: "backoff",
+    NoticeKind.BACKOFF_ENDED: "backoff",
+    NoticeKind.RELEASED: "destination",
+}
+
+
 def notice_line(notice: Notice) -> str:
     """Return the one log line of a notice, without time stamp and program name; the order of fields never changes."""
-    if notice.kind in _RECIPIENT_NOTICES:
+    if notice.kind in _RECIPIENT_NOTICES or (notice.kind is NoticeKind.RELEASED and "@" in notice.key):
         fields = [f"{printable(notice.queue_id or 'NOQUEUE', 64)}: to={_bracketed(notice.key)}"]
     else:
-        key = "backoff" if notice.kind is NoticeKind.BACKED_OFF else "block"
+        key = _KEY_NAMES.get(notice.kind, "block")
         fields = [f"{key}={printable(notice.key, 255)}"]
     named = {
         "operator": notice.operator,

@@ -133,6 +133,12 @@ def lifted(block: Block, by: str, now: datetime) -> tuple[Block, Notice]:
     return trial, _notice(NoticeKind.BLOCK_LIFTED, trial, now)
 
 
+def ended(block: Block, by: str, now: datetime) -> tuple[Block, Notice]:
+    """Return a block closed by a person's word, without trial and ramp."""
+    closed = replace(block, state=BlockState.CLOSED, lifted_at=now, lifted_by=by, probe_at=None)
+    return closed, _notice(NoticeKind.BLOCK_ENDED, closed, now)
+
+
 def aged(block: Block, now: datetime, limits: Limits) -> tuple[Block, Notice | None]:
     """Return a block closed by time: its last day came, or the ramp is complete."""
     if block.state is BlockState.CLOSED:

@@ -98,15 +98,13 @@ class Administration:
             return db.total_changes - before
 
     def unsuppress(self, recipients: Iterable[str]) -> int:
-        """Remove suppressions with the bounces that led to them; return how many there were."""
-        addresses = [(folded(address),) for address in recipients]
+        """Remove suppressions with the bounces that led to them; return how many there were. Others stay as they are."""
         with self.writing() as db:
-            before = db.total_changes
-            db.executemany("DELETE FROM suppressions WHERE recipient = ?", addresses)
-            removed = db.total_changes - before
-            db.executemany("DELETE FROM bounces WHERE recipient = ?", addresses)
-            db.executemany("DELETE FROM recipients WHERE recipient = ?", addresses)
-        return removed
+            sql = "DELETE FROM suppressions WHERE recipient = ?"
+            removed = [(who,) for who in map(folded, recipients) if db.execute(sql, (who,)).rowcount]
+            db.executemany("DELETE FROM bounces WHERE recipient = ?", removed)
+            db.executemany("DELETE FROM recipients WHERE recipient = ?", removed)
+        return len(removed)
 
     # questions
 

@@ -314,7 +314,8 @@ class SqliteBatch:
         self._start()
         recipient, queue_id = folded(status.recipient or ""), status.queue_id or ""
         last = self._waits((recipient, queue_id))
-        kept = waiting_for(self._standing(recipient, status, now), last, to_ms(now))
+        standing, again_ms = self._standing(recipient, status, now), self._limits.trial_again // _MS
+        kept = waiting_for(standing, last, to_ms(now), again_ms)
         if kept != last:
             self._new.waiting[recipient, queue_id] = kept
             self._new.queue[queue_id].add(recipient)

@@ -135,11 +135,11 @@ def episode_of(row: tuple[Any, ...]) -> Episode:
     )
 
 
-def waiting_for(standing: Standing, last: Waiting | None, now_ms: int) -> Waiting:
+def waiting_for(standing: Standing, last: Waiting | None, now_ms: int, again_ms: int) -> Waiting:
     """Return what is kept of a message that our gate held for what stands in its way.
 
-    Where nothing does (any more) it is due at once, but only once: should gate and store not agree, the MTA's own
-    queue runs go on, and ours do not turn in a circle.
+    Where nothing does (any more) it is due at once; if it was asked for already, only after `again_ms`: should gate and
+    store not agree, our own flushes do not turn in a circle.
     """
     since, failed = (last.since, last.failed) if last else (now_ms, False)
     if standing.kind is AdviceKind.HOLD and standing.block is not None:
@@ -147,7 +147,7 @@ def waiting_for(standing: Standing, last: Waiting | None, now_ms: int) -> Waitin
     if standing.until is not None and standing.kind in {AdviceKind.HOLD, AdviceKind.RETRY}:
         return Waiting(since, to_ms(standing.until), None, failed)
     asked = last is not None and last.due is None and last.block is None
-    return Waiting(since, None if asked else now_ms, None, failed)
+    return Waiting(since, now_ms + again_ms if asked else now_ms, None, failed)
 
 
 def suppression_row(suppression: Suppression) -> tuple[Any, ...]:

@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any, Final
 from milter_bounce import limits
 from milter_bounce.decide import block as blocks
 from milter_bounce.decide.advise import Limits
-from milter_bounce.verdict import BlockState
+from milter_bounce.verdict import BY_HAND, BlockState
 
-from .sqlite_admin import Administration
 from .sqlite_batch import SqliteBatch
 from .sqlite_file import connect, explained, identity
 from .sqlite_gate import Gate
+from .sqlite_held import Holding
 from .sqlite_hot import Hot
 from .sqlite_rows import BLOCK, BLOCK_HOLES, block_of, block_row, folded, to_ms
 from .store import LogPosition, Retention, StoreError
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 OPERATORS_LIMIT: Final = limits.OPERATORS_KEPT
 
 
-class SqliteStore(Administration):
+class SqliteStore(Holding):
     """See `store.Store`.
 
     Args:
@@ -237,14 +237,16 @@ class SqliteStore(Administration):
         with self.reading() as db:
             return [block_of(row) for row in db.execute(f"SELECT {BLOCK} FROM blocks{where} ORDER BY began, key")]
 
-    def lift(self, key: str, by: str, now: datetime) -> Notice | None:
+    def lift(self, key: str, by: str, now: datetime, *, at_once: bool = False) -> Notice | None:
         """Lift a block: a probe goes out, then a rising share; None where no such block is held."""
 
         def lifted(block: Block) -> tuple[Block, Notice | None]:
+            if block.state is not BlockState.CLOSED and (at_once or block.rule == BY_HAND):
+                return blocks.ended(block, by, now)
             held = block.state is BlockState.HELD
             return blocks.lifted(block, by, now) if held else (block, None)
 
-        found = self._change_blocks(lifted, "key = ?", (key,))
+        found = self._change_blocks(lifted, "key = ?", (key,), now)
         return found[0] if found else None
 
     def add_block(self, block: Block) -> Notice:
@@ -263,7 +265,7 @@ class SqliteStore(Administration):
         change: Callable[[Block], tuple[Block, Notice | None]],
         where: str,
         values: tuple[Any, ...],
-        now: datetime | None = None,
+        now: datetime,
     ) -> list[Notice]:
         """Apply `change` to some blocks in one transaction; what waited for one that is closed becomes due."""
         notices: list[Notice] = []
@@ -274,7 +276,7 @@ class SqliteStore(Administration):
                     continue
                 notices.append(notice)
                 db.execute(f"INSERT OR REPLACE INTO blocks VALUES ({BLOCK_HOLES})", block_row(changed))
-                if changed.state is BlockState.CLOSED and now is not None:
+                if changed.state is BlockState.CLOSED:
                     due = "UPDATE waiting SET due = ?, block = NULL WHERE block = ?"
                     db.execute(due, (to_ms(now), changed.key))
         if notices:

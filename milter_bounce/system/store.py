@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from milter_bounce.delivery import DeliveryStatus
     from milter_bounce.verdict import (
+        Backoff,
         Block,
         Classification,
         Episode,
@@ -96,6 +97,42 @@ class RecipientRecord:
 
     waiting: tuple[tuple[str, datetime], ...]
     """Queue IDs of the messages that wait for this recipient, and since when."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeldRecipients:
+    """Recipients of one destination that are held by themselves: refused below the threshold of a block."""
+
+    key: str
+    """The operator, else the domain."""
+
+    category: str
+    number: int
+    first: datetime
+    """When the first of them may be tried again, and the last."""
+
+    last: datetime
+    text: str
+    """What one of them was told."""
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingMessage:
+    """One message that waits for one recipient."""
+
+    queue_id: str
+    recipient: str
+    since: datetime
+    attempts: int
+    """Failed attempts of the recipient's episode; 0 where only our gate held the message."""
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """What an order to release freed."""
+
+    recipients: int
+    backoffs: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,11 +275,30 @@ class Store(Protocol):
     def blocks(self, *, closed: bool = False) -> list[Block]:
         """Return the blocks that are not over, the oldest first; with `closed` all on record."""
 
-    def lift(self, key: str, by: str, now: datetime) -> Notice | None:
+    def lift(self, key: str, by: str, now: datetime, *, at_once: bool = False) -> Notice | None:
         """Lift a block: a probe goes out, then a rising share; None where no such block is held.
 
-        The rest waits for the probe's word; a renewed refusal brings the block back.
+        The rest waits for the probe's word; a renewed refusal brings the block back. One that was added by hand ends
+        at once, and with `at_once` any does, also on trial.
         """
+
+    def backoffs(self, now: datetime) -> list[Backoff]:
+        """Return the back-offs that are not over, the oldest first."""
+
+    def holds(self, now: datetime) -> list[HeldRecipients]:
+        """Return the recipients that are held by themselves, counted by destination and category, most first."""
+
+    def waiting_for(self, key: str, limit: int) -> tuple[list[WaitingMessage], int]:
+        """Return messages that wait for a block or back-off, the oldest first, and how many there are in all."""
+
+    def release(self, key: str | None, now: datetime) -> Released:
+        """Let what is held for its own sake be tried now: an address, a destination with its back-off, None = all."""
+
+    def end_backoff(self, key: str, by: str, now: datetime) -> Notice | None:
+        """End the back-off of a destination: what waits for nothing else is due; None where there is none."""
+
+    def gone(self, queue_ids: Iterable[str]) -> int:
+        """Forget messages that are in no queue any more; return how many rows that were."""
 
     def add_block(self, block: Block) -> Notice:
         """Begin or replace a block by hand."""
@@ -259,7 +315,7 @@ class Store(Protocol):
         """Add suppressions, an older one of the same recipient stays; return how many are new."""
 
     def unsuppress(self, recipients: Iterable[str]) -> int:
-        """Remove suppressions with the bounces that led to them; return how many there were."""
+        """Remove suppressions with the bounces that led to them; return how many there were. Others stay as they are."""
 
     # the rest of the command line
 

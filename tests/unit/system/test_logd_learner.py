@@ -194,14 +194,15 @@ def test_message_held_for_a_sender_waits_for_his_block_on_sendmail(desk):
     assert [due.queue_id for due in desk.store.due(NOW + timedelta(minutes=2))] == [sm]
 
 
-def test_message_held_by_nothing_that_we_know_is_asked_for_once(desk):
+def test_message_held_by_nothing_that_we_know_is_asked_for_at_leisure(desk):
     """Its block was over before we read of it; should gate and store not agree, nothing turns in a circle."""
     desk.learn(held())
     due = desk.store.due(NOW + timedelta(minutes=2))
     assert [one.queue_id for one in due] == ["4cHLD"]
     desk.store.flushed(due, NOW + timedelta(minutes=2))
     desk.learn(held(after_s=180))
-    assert desk.store.due(NOW + timedelta(hours=9)) == []
+    assert desk.store.due(NOW + timedelta(minutes=12)) == []
+    assert [one.queue_id for one in desk.store.due(NOW + timedelta(minutes=13))] == ["4cHLD"]
 
 
 def test_message_that_was_only_held_and_expires_is_nobodys_failure(desk):
