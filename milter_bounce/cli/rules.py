@@ -18,6 +18,7 @@ import json
 import sys
 from collections import Counter
 from datetime import UTC, datetime
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -132,7 +133,8 @@ def show(rule_id: str, conf: str | None) -> None:
     loaded = loaded_rules(conf)
     rule = next((rule for rule in loaded.all_rules() if rule.id == rule_id), None)
     if rule is None:
-        near = [other.id for other in loaded.all_rules() if rule_id in other.id][:5]
+        ids = [other.id for other in loaded.all_rules()]
+        near = get_close_matches(rule_id, ids, 5, 0.7) or [other for other in ids if rule_id in other][:5]
         raise Refusal(f"no rule {rule_id!r}" + (f"; did you mean {', '.join(near)}?" if near else ""))
     click.echo("\n".join(_described(rule)))
 

@@ -33,7 +33,9 @@ def store(tmp_path):
 def waits(store, key: str) -> None:
     """Let one message wait for a block."""
     with store.writing() as db:
-        db.execute("INSERT INTO waiting VALUES (?, ?, 0, NULL, ?)", (f"u@{key}", f"4c{key}", key))
+        db.execute(
+            "INSERT INTO waiting (recipient, queue_id, since, block) VALUES (?, ?, 0, ?)", (f"u@{key}", f"4c{key}", key)
+        )
 
 
 def test_probe_that_nothing_was_heard_of_is_claimed_again_after_a_while(store):

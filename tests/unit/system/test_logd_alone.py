@@ -56,6 +56,7 @@ def test_log_that_does_not_come_is_told_once(tmp_path, values, clock):
 
     def told() -> int:
         path = tmp_path / "advice.log"
+        assert daemon.log.flush()
         return (
             path.read_text().count("does not exist, so that nothing is learnt; set log.follow") if path.exists() else 0
         )
