@@ -359,6 +359,9 @@ REPORT_ROWS_WAITING: Final = 10_000
 NOTICES_RUNNING: Final = 8
 """Notices on their way at one time: a flood of blocks must not become a flood of processes."""
 
+QUEUE_LISTING_S: Final = 30.0
+"""Seconds for ``postqueue -j``; a queue of 100,000 messages takes a few, a longer one is not compared."""
+
 POSTQUEUE_S: Final = 10.0
 """postqueue answers in milliseconds; one that hangs is left behind."""
 

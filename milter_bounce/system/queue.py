@@ -25,6 +25,9 @@ class Queue(Protocol):
     def retry(self, queue_id: str) -> str | None:
         """Have one message tried now; return None, or why it could not be asked for."""
 
+    def listed(self) -> frozenset[str] | None:
+        """Return the queue IDs of all messages in the queue; None where that cannot be told."""
+
 
 def make_queue(section: DueSection) -> Queue | None:
     """Return the queue of the MTA on this host; None where there is no command for it."""

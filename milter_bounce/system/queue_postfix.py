@@ -9,14 +9,20 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import threading
 from typing import Final
 
 from milter_bounce import limits
 
 TIME_LIMIT_S: Final = limits.POSTQUEUE_S
+LISTING_LIMIT_S: Final = limits.QUEUE_LISTING_S
 
 _QUEUE_ID: Final = re.compile(r"[0-9A-Za-z]{5,20}")
 """Short and long queue IDs (enable_long_queue_ids); nothing else reaches a command line."""
+
+
+_LISTED: Final = re.compile(rb'\{"queue_name": "[a-z]{1,40}", "queue_id": "([0-9A-Za-z]{5,20})"')
+"""How each line of ``postqueue -j`` begins (postqueue(1), JSON OBJECT FORMAT)."""
 
 
 class PostfixQueue:
@@ -47,3 +53,25 @@ class PostfixQueue:
         except (OSError, subprocess.TimeoutExpired) as error:
             return str(error)
         return None if ran.returncode == 0 else ran.stderr.strip() or f"postqueue ended with {ran.returncode}"
+
+    def listed(self) -> frozenset[str] | None:
+        """Return the queue IDs of all messages in the queue; None where that cannot be told.
+
+        A message that changes queues while the list is made may be missing in it.
+        """
+        if self._postqueue is None:
+            return None
+        words = [self._postqueue, *self._options, "-j"]
+        try:
+            with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as ran:
+                end = threading.Timer(LISTING_LIMIT_S, ran.kill)
+                end.start()
+                try:
+                    found = [_LISTED.match(line) for line in ran.stdout or ()]
+                finally:
+                    end.cancel()
+        except OSError:
+            return None
+        # a line that we cannot read may be any message
+        ids = frozenset(one[1].decode() for one in found if one is not None)
+        return ids if ran.returncode == 0 and None not in found else None

@@ -53,6 +53,10 @@ class SendmailQueue:
         """Have one queued message tried now; return None, or why it could not be asked for."""
         return self._for(queue_id)
 
+    def listed(self) -> frozenset[str] | None:
+        """Return None: mailq(1) is another command, which may be restricted, and costs a look into every queue file."""
+        return None
+
     def hold(self, queue_id: str, reason: str) -> str | None:
         """Hold a whole message until it is released; return None, or why it is not held."""
         # -Q takes its reason without a blank between; an empty one would mean "release"

@@ -132,6 +132,11 @@ class Holding(Administration):
         )
         return True
 
+    def queue_ids(self) -> set[str]:
+        """Return the queue IDs of all messages that wait."""
+        with self.reading() as db:
+            return {row[0] for row in db.execute("SELECT DISTINCT queue_id FROM waiting")}
+
     def gone(self, queue_ids: Iterable[str]) -> int:
         """Forget messages that are in no queue any more; return how many rows that were."""
         with self.writing() as db:

@@ -297,6 +297,9 @@ class Store(Protocol):
     def end_backoff(self, key: str, by: str, now: datetime) -> Notice | None:
         """End the back-off of a destination: what waits for nothing else is due; None where there is none."""
 
+    def queue_ids(self) -> set[str]:
+        """Return the queue IDs of all messages that wait."""
+
     def gone(self, queue_ids: Iterable[str]) -> int:
         """Forget messages that are in no queue any more; return how many rows that were."""
 

@@ -220,6 +220,32 @@ def test_mail_held_from_its_first_attempt_follows_a_lift(tmp_path):
             postfix.wait_for(lambda: rows_of(postfix, "waiting") == [])
 
 
+def test_deleted_queue_leaves_no_ghost_that_takes_the_probes_place(tmp_path):
+    """`postsuper -d ALL` names no queue ID in the log; what comes after it is the probe all the same."""
+    refusing = [True]
+    with Sinks() as sinks:
+        hard = sinks.add("hard.test", Script(rcpt=lambda _: BLOCKED if refusing[0] else ""))
+        ok = sinks.add("ok.test")
+        over = {"block": {"ramp_m": 300.0, "probe_after_5xx_h": 240}}
+        routes = {"hard.test": hard, "ok.test": ok}
+        with Enforced(tmp_path / "p", over, routes=routes, main=ORDERED) as postfix:
+            postfix.send("me@home.example", "u0@hard.test")
+            postfix.wait_for(lambda: len(rows_of(postfix, "waiting")) == 1)
+            postfix._post("postsuper", "-d", "ALL")
+            postfix.wait_log("postsuper.*Deleted: 1 message")
+            postfix.wait_for(lambda: "held until lifted" in postfix.postmap("u1@hard.test"))
+            postfix.send("me@home.example", "other@ok.test")  # qmgr remembers the last one
+            postfix.wait_log("to=<other@ok.test>.*status=sent")
+            postfix.send("me@home.example", "u1@hard.test")
+            postfix.wait_for(lambda: "u1@hard.test" in {row["recipient"] for row in rows_of(postfix, "waiting")})
+            refusing[0] = False
+            postfix.ours("blocks", "lift", "hard.test")
+            postfix.wait_for(lambda: postfix.queued() == 0, 60)
+            assert [taken.recipients for taken in hard.taken] == [["u1@hard.test"]]
+            postfix.wait_for(lambda: rows_of(postfix, "waiting") == [])
+            assert not [line for line in postfix.lines() if "notice=gave-up" in line]
+
+
 def rows_of(postfix, table: str) -> list[dict]:
     """Return the rows of one table of the store."""
     rows = map(json.loads, postfix.ours("store", "export").splitlines())

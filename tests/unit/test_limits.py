@@ -674,6 +674,7 @@ ENGINE = {
     "REPORT_ROWS_WAITING": "size of a deque",
     "NOTICES_RUNNING": "count of a semaphore",
     "POSTQUEUE_S": "timeout of subprocess.run",
+    "QUEUE_LISTING_S": "a timer that kills postqueue -j",
     "SENDMAIL_COMMAND_S": "timeout of subprocess.run",
     "POSTCONF_S": "timeout of subprocess.run",
     "QUARANTINE_REASON": "a slice",

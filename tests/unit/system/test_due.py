@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from milter_bounce.config import DueSection
+from milter_bounce.system import due
 from milter_bounce.system.due import FLUSHED_AT_ONCE, Flusher
 from milter_bounce.system.queue_postfix import PostfixQueue
 from milter_bounce.system.store import Due, StoreError
@@ -30,24 +31,36 @@ class Calendar:
         self.told.append(len(done))
         self.entries = [entry for entry in self.entries if entry not in done]
 
+    def queue_ids(self):
+        return {entry.queue_id for entry in self.entries}
+
+    def gone(self, queue_ids):
+        self.entries = [entry for entry in self.entries if entry.queue_id not in queue_ids]
+        return len(queue_ids)
+
 
 class Asked:
     """A queue that notes what it was asked for."""
 
     installed = True
 
-    def __init__(self, answer: str | None = None) -> None:
+    def __init__(self, answer: str | None = None, queue: set[str] | None = None) -> None:
         self.ids: list[str] = []
-        self.answer = answer
+        self.answer, self.queue, self.lists = answer, queue, 0
 
     def retry(self, queue_id):
         self.ids.append(queue_id)
         return self.answer
 
+    def listed(self):
+        self.lists += 1
+        return None if self.queue is None else frozenset(self.queue)
+
 
 def flusher(store, mta, said=None, **section) -> Flusher:
     options = {"every_s": 1, "per_second": 1000, **section}
-    return Flusher(store, mta, DueSection(**options), (said if said is not None else []).append)
+    told = said if said is not None else []
+    return Flusher(store, mta, DueSection(**options), told.append, settle_s=0)
 
 
 def test_flusher_asks_for_each_due_message_once():
@@ -114,6 +127,76 @@ def test_flusher_goes_on_after_a_message_that_cannot_be_asked_for():
     assert flusher(store, mta, said).turn() == 3
     assert len(mta.ids) == 3
     assert said[0] == "warning: 4cXyz00000: is due and could not be tried: no such message"
+
+
+@pytest.fixture
+def eager(monkeypatch):
+    """Lists of the queue may follow each other at once, however long one took."""
+    monkeypatch.setattr(due, "LISTING_SHARE", 0)
+
+
+@pytest.mark.usefixtures("eager")
+def test_ghosts_are_forgotten_and_give_way_to_the_probe():
+    """What left the queue without a line of its own is neither tried nor given up: two lists, then it is forgotten."""
+    store, said = Calendar(1000), []
+    alive = store.entries[-1].queue_id
+    store.entries = [Due(one.queue_id, one.recipient, "small.test") for one in store.entries]
+    mta = Asked(queue={alive})
+    work = flusher(store, mta, said)
+    assert work.turn() == 1
+    assert (len(store.entries), mta.ids) == (999, [alive])  # missing once may be on its way from queue to queue
+    store.entries = [*store.entries, Due(alive, "x@small.test", "small.test")]
+    work.turn()
+    assert {entry.queue_id for entry in store.entries} <= {alive}
+    assert said == ["info: 999 messages are in the queue no more; they are not waited for"]
+    assert set(mta.ids) == {alive}
+
+
+@pytest.mark.usefixtures("eager")
+def test_message_missing_in_one_list_only_is_tried():
+    """It was on its way from one queue to the other."""
+    store, mta = Calendar(2), Asked(queue={"4cXyz00000"})
+    work = flusher(store, mta)
+    assert work.turn() == 1
+    mta.queue.add("4cXyz00001")
+    assert work.turn() == 1
+    assert (mta.ids, store.entries) == (["4cXyz00000", "4cXyz00001"], [])
+
+
+def test_queue_is_listed_once_for_what_stands_on_the_list():
+    """A long queue costs one list a minute, not one a look; where it cannot be listed all is tried."""
+    store = Calendar(3)
+    entries, mta = list(store.entries), Asked(queue={entry.queue_id for entry in store.entries})
+    work = flusher(store, mta)
+    assert work.turn() == 3
+    store.entries = entries
+    assert (work.turn(), mta.lists) == (3, 1)
+    blind, store = Asked(), Calendar(3)
+    work = flusher(store, blind)
+    assert (work.turn(), work.turn(), blind.lists, len(blind.ids)) == (3, 0, 1, 3)
+
+
+POSTQUEUE = """#!/bin/sh
+printf '%s\\n' '{"queue_name": "deferred", "queue_id": "4cXyz00001", "recipients": [{"address": "\\"queue_id\\": x"}]}'
+"""
+
+
+@pytest.mark.parametrize(
+    ("more", "found"),
+    [
+        pytest.param("", {"4cXyz00001"}, id="whole"),
+        pytest.param("echo odd", None, id="unknown-form"),
+        pytest.param("exit 69", None, id="fails"),
+    ],
+)
+def test_postfix_queue_is_listed_or_unknown(tmp_path, monkeypatch, more, found):
+    """Half a list is none: what stands on the other half would be taken for gone."""
+    command = tmp_path / "postqueue"
+    command.write_text(POSTQUEUE + more)
+    command.chmod(0o755)
+    queue = PostfixQueue()
+    monkeypatch.setattr(queue, "_postqueue", str(command))
+    assert queue.listed() == (None if found is None else frozenset(found))
 
 
 @pytest.mark.parametrize("queue_id", ["", "4cX", "../../etc", "4cXyz -f", "ALL;x", "4cXyz\n", "-fxxxx"])
