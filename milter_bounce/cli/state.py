@@ -7,11 +7,13 @@ in the file; 2 wrong usage, configuration, or a store that cannot be opened.
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from milter_bounce.decide.advise import domain_of
+from milter_bounce.system.sqlite_file import DAMAGED_REMEDY
 from milter_bounce.verdict import Suppression, printable
 
 from ._held import remedy
@@ -32,7 +34,6 @@ from ._state import (
 from ._suppressions import COLUMNS, read_suppressions, suppression_fields, write_csv, write_json
 
 if TYPE_CHECKING:
-    from pathlib import Path
     from typing import TextIO
 
     from milter_bounce.system.sqlite_store import SqliteStore
@@ -167,7 +168,7 @@ def suppressions_import(file: TextIO, form: str | None, dry_run: bool, conf: Pat
 
 @click.group()
 def store() -> None:
-    """Check, vacuum and export the store."""
+    """Check, back up, vacuum and export the store."""
 
 
 @store.command("check")
@@ -179,10 +180,22 @@ def store_check(conf: Path | None) -> None:
     for fault in faults:
         click.echo(f"{path}: {printable(fault)}", err=True)
     if faults:
-        raise Damaged(
-            f"{path}: damaged; stop the programs, put a backup in its place or move it away: they begin a new one"
-        )
+        raise Damaged(f"{path}: damaged; stop the programs and {DAMAGED_REMEDY}")
     click.echo(f"{path}: sound.")
+
+
+@store.command("backup")
+@click.argument("file", type=click.Path(path_type=Path, readable=False))
+@CONFIG
+def store_backup(file: Path, conf: Path | None) -> None:
+    """Copy the store into the new FILE, sound and whole, while the programs go on; FILE is for its owner only.
+
+    To put it back: stop the programs, move the store with its -wal and -shm away, copy FILE to store.path, give it to
+    the programs' user, start them. logd goes on reading where it was when the copy was made.
+    """
+    with opened(conf) as kept:
+        size = kept.backup(file)
+    click.echo(f"{file}: {size:,} bytes.")
 
 
 @store.command("vacuum")

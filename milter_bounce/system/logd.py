@@ -62,7 +62,7 @@ from .nanny import drop_privileges
 from .notify import Notifier
 from .rulefiles import load_rules
 from .settings import load_settings
-from .store import StoreError
+from .store import StoreCorruptError, StoreError
 from .store_dns import Mentions
 
 if TYPE_CHECKING:
@@ -221,7 +221,7 @@ class Logd:
             try:
                 self.learner.commit(utc_now())
             except StoreError as error:
-                self._grumble("store", f"the log is not learnt from for now, nothing is lost: {error}")
+                self._grumble("store", f"{_put_off(error)}: {error}")
                 self._rest(tries)
                 tries += 1
             else:
@@ -261,6 +261,13 @@ class Logd:
                 self.store.prune(utc_now())
         except StoreError as error:
             self._grumble("store", f"housekeeping is put off: {error}")
+
+
+def _put_off(error: StoreError) -> str:
+    """Return what a store that cannot be used means for what the log tells."""
+    if isinstance(error, StoreCorruptError):
+        return "the log is not learnt from until the store is mended or replaced"
+    return "the log is not learnt from for now, nothing is lost"
 
 
 def _patient(settings: Settings) -> Settings:

@@ -77,6 +77,13 @@ MIGRATIONS: Final = (
 )
 """One script for each version of the schema; never change one that was released, add another."""
 
+DAMAGED_REMEDY: Final = (
+    "put a backup in its place (`milter-bounce store backup` makes them), without -wal and -shm; or move it away with "
+    "those: a new one is begun, the suppressions, blocks and histories in this one are lost, and only "
+    "`milter-bounce logd --from-start` (log.from_start) learns again what the mail log still tells"
+)
+"""What to do about a damaged file, and what that costs."""
+
 _LOCKED: Final = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL}
 _DAMAGED: Final = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT}
 _CLOSED_DOORS: Final = {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_AUTH}
@@ -87,9 +94,7 @@ def explained(path: Path, error: Exception) -> StoreError:
     code = getattr(error, "sqlite_errorcode", None)
     primary = None if code is None else code & 0xFF
     if primary in _DAMAGED:
-        return StoreCorruptError(
-            f"{path}: damaged ({error}); put a backup in its place, or move it away: a new one is begun"
-        )
+        return StoreCorruptError(f"{path}: damaged ({error}); stop the programs and {DAMAGED_REMEDY}")
     if primary in _LOCKED:
         return StoreError(f"{path}: locked by another program for too long; see who with `fuser -v {path}`")
     if primary == sqlite3.SQLITE_FULL:

@@ -7,18 +7,20 @@ records, counts, notices. Does not: decide what may pass (``decide.block`` does)
 from __future__ import annotations
 
 import contextlib
+import os
 from typing import TYPE_CHECKING, Any, Final
 
 from milter_bounce.verdict import Notice, NoticeKind
 
 from .sqlite_admin import Administration
 from .sqlite_rows import BACKOFF, backoff_of, escaped, folded, from_ms, to_ms
-from .store import HeldRecipients, Released, WaitingMessage
+from .store import HeldRecipients, Released, StoreError, WaitingMessage
 
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterable, Iterator
     from datetime import datetime
+    from pathlib import Path
 
     from milter_bounce.verdict import Backoff
 
@@ -131,6 +133,25 @@ class Holding(Administration):
             values,
         )
         return True
+
+    def backup(self, file: Path) -> int:
+        """Copy the store into the new `file`, mode 0600, as it is at one moment; return its bytes.
+
+        Raises:
+            StoreError: also where `file` exists or cannot be made; nothing is left of it then.
+        """
+        try:
+            os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
+        except OSError as error:
+            raise StoreError(f"{file}: {error.strerror}; name a new file in a folder that you may write to") from None
+        try:
+            with self.reading() as db:
+                db.execute("VACUUM INTO ?", (str(file),))
+            return file.stat().st_size
+        except BaseException:
+            with contextlib.suppress(OSError):
+                file.unlink()
+            raise
 
     def queue_ids(self) -> set[str]:
         """Return the queue IDs of all messages that wait."""

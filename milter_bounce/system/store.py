@@ -334,6 +334,9 @@ class Store(Protocol):
     def check(self) -> list[str]:
         """Return what is wrong with the file, one line a fault; empty = sound."""
 
+    def backup(self, file: Path) -> int:
+        """Copy the store into the new `file`, mode 0600, as it is at one moment; return its bytes."""
+
     def vacuum(self) -> tuple[int, int]:
         """Rebuild the file without its holes; return its bytes before and after."""
 

@@ -208,6 +208,33 @@ def test_store_check_vacuum_export(run, store):
     assert "bytes before" in run("store", "vacuum").output
 
 
+def test_store_backup_is_a_store(run, store, tmp_path):
+    """Whole, for its owner only, never over another file, and good in the place of the first."""
+    run("suppressions", "add", WHO)
+    copy = tmp_path / "copy.db"
+    assert run("store", "backup", str(copy)).exit_code == 0
+    assert copy.stat().st_mode & 0o777 == 0o600
+    before = copy.read_bytes()
+    again = run("store", "backup", str(copy))
+    assert (again.exit_code, len(again.output.splitlines()), copy.read_bytes()) == (2, 1, before)
+    assert run("store", "backup", str(tmp_path / "none" / "copy.db")).exit_code == 2
+    store.close()
+    for path in tmp_path.glob("state.db*"):
+        path.unlink()
+    copy.rename(tmp_path / "state.db")
+    assert WHO in run("suppressions", "list").output
+    assert run("store", "check").exit_code == 0
+
+
+def test_damaged_store_says_what_is_lost(run, tmp_path):
+    """A new file knows nothing of the old one, and logd begins at the log's end."""
+    (tmp_path / "state.db").write_bytes(b"no database at all, and long enough to be sure" * 50)
+    told = run("suppressions", "list").output
+    assert all(words in told for words in ("suppressions", "are lost", "--from-start", "store backup"))
+    assert run("store", "backup", str(tmp_path / "copy.db")).exit_code == 2
+    assert not (tmp_path / "copy.db").exists()
+
+
 def test_store_check_tells_a_fault(run, store):
     """A missing table is a fault, exit status 1, with what to do."""
     store.connection().execute("DROP TABLE counts")

@@ -15,7 +15,7 @@ import pytest
 
 from milter_bounce.decide.advise import domain_of
 from milter_bounce.delivery import Action, DeliveryStatus, Source
-from milter_bounce.system import sqlite_file
+from milter_bounce.system import logd, sqlite_file
 from milter_bounce.system.sqlite_store import SqliteStore, open_store
 from milter_bounce.system.store import LogPosition, StoreCorruptError, StoreError
 from milter_bounce.verdict import CATEGORIES, Advice, AdviceKind, Block, Classification, Outcome, Scope, Suppression
@@ -93,7 +93,8 @@ def test_store_refuses_a_file_of_others(path, pragma, told):
 def test_store_says_what_to_do_with_a_damaged_file(path, content):
     """A file that is no database is named with the remedy, and left as it is."""
     path.write_bytes(content)
-    with pytest.raises(StoreCorruptError, match="move it away"):
+    assert "nothing is lost" not in logd._put_off(StoreCorruptError("damaged"))
+    with pytest.raises(StoreCorruptError, match=r"move it away .* are lost"):
         open_store(path)
     assert path.read_bytes() == content
 
