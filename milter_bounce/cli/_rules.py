@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,8 @@ from milter_bounce.system.rulefiles import load_rules
 from milter_bounce.system.settings import load_settings
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from milter_bounce.decide.ruleset import RuleSet
 
 
@@ -25,6 +28,11 @@ class Refusal(click.ClickException):
         """Print the line without click's prefix."""
         del file
         click.echo(f"milter-bounce: {self.message}", err=True)
+
+
+def unreadable(names: Iterable[str]) -> bool:
+    """Return whether one of the files that were named cannot be opened: wrong usage, exit status 2."""
+    return any(name != "-" and not os.access(name, os.R_OK) for name in names)
 
 
 def loaded_rules(conf: str | None, *, strict: bool = True) -> RuleSet:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import getpass
 import json
@@ -40,6 +41,9 @@ CONFIG: Final = click.option(
     help="The configuration; default: /etc/milter-bounce/milter-bounce.toml where it exists.",
 )
 JSON: Final = click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+
+
+_NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 
 
 class Stop(click.ClickException):
@@ -92,17 +96,46 @@ def opened(conf: Path | None) -> Iterator[SqliteStore]:
 
 
 def quiet_pipe(command: Callable[P, R]) -> Callable[P, R]:
-    """Return `command`, ending without a trace when its reader goes away (``| head``)."""
+    """Return `command`, ending without a trace when its reader goes away (``| head``).
+
+    A standard output that takes nothing more (a full disk) is told in one line, with exit status 2.
+    """
 
     @functools.wraps(command)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
-            return command(*args, **kwargs)
+            result = command(*args, **kwargs)
+            sys.stdout.flush()
         except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _drop_output()
             sys.exit(0)
+        except OSError as error:
+            if error.filename is not None or error.errno not in _NO_ROOM:
+                raise  # of a file by its name, so not of standard output
+            _drop_output()
+            raise Stop(f"standard output: {error.strerror or error}; what is there is not all") from None
+        except (SystemExit, click.exceptions.Exit):
+            if _output_fails():
+                _drop_output()
+                raise Stop("standard output takes nothing more; what is there is not all") from None
+            raise
+        return result
 
     return wrapped
+
+
+def _output_fails() -> bool:
+    """Return whether standard output does not take what was written to it."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        return True
+    return False
+
+
+def _drop_output() -> None:
+    """Let what could not be written go, for Python would try once more at its end, and fail with a trace."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def now() -> datetime:

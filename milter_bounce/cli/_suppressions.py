@@ -31,6 +31,15 @@ _QUOTED: Final = re.compile(r'"[^\x00-\x1f\x7f"]{1,254}"@[^\x00-\x20\x7f@<>,;\s]
 _ORIGINS: Final = frozenset({"log", "report", "feedback", "admin", "import"})
 
 
+_NO_UTF_8: Final = re.compile(r"[\ud800-\udfff]")
+"""What stands for a byte that is no UTF-8, or half a pair of JSON's escapes."""
+
+
+def is_address(text: str) -> bool:
+    """Return whether `text` is an address that mail can have: a local part, quoted or without blanks, and a domain."""
+    return bool(_ADDRESS.fullmatch(text) or _QUOTED.fullmatch(text)) and not _NO_UTF_8.search(text)
+
+
 def suppression_fields(suppression: Suppression) -> dict[str, object]:
     """Return a suppression as JSON fields."""
     s = suppression
@@ -118,8 +127,10 @@ def _suppression(fields: dict[str, Any], now: datetime) -> Suppression:
     for name, value in fields.items():
         if value is not None and not isinstance(value, str):
             raise ValueError(f"{name} = {value!r}: write a string")
+        if value is not None and _NO_UTF_8.search(value):
+            raise ValueError(f"{name} = {value!r}: no UTF-8")
     recipient = (fields.get("recipient") or "").strip()
-    if not _ADDRESS.fullmatch(recipient) and not _QUOTED.fullmatch(recipient):
+    if not is_address(recipient):
         raise ValueError(f"{recipient!r}: no address; write user@example.com")
     category = fields.get("category") or "invalid-recipient"
     if category not in CATEGORIES:

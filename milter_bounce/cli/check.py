@@ -18,6 +18,8 @@ from milter_bounce.system.dnscheck import check_own_setup
 from milter_bounce.system.settings import load_settings
 from milter_bounce.system.wiring import Finding, check_wiring
 
+from ._state import quiet_pipe
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -69,6 +71,7 @@ def _show(findings: list[Finding], console: Console) -> None:
     "--dns/--no-dns", default=True, show_default=True, help="Test our own names, SPF, DKIM and DMARC as well."
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@quiet_pipe
 def check(conf: Path | None, directory: Path, gate_folder: Path, *, dns: bool, as_json: bool) -> None:
     """Test that everything is wired: files, rights, sockets, Postfix's settings, our own names in the DNS.
 

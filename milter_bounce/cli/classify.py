@@ -5,7 +5,9 @@ SYNOPSIS
 
 DESCRIPTION
     Each line of standard input, or each TEXT, is a reply, or a JSON object
-    {"response", "remote_mta", "recipient"}. One object, or one table row, per reply.
+    {"response", "remote_mta", "recipient"}. One object, or one table row, per reply. A line
+    that begins with { and is no such object is told with its number, in its place with --json
+    as {"line", "error"}; the others are judged, and the exit status is 1.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from milter_bounce.verdict import printable, verdict_fields
 
 from ._json import json_line
 from ._rules import loaded_rules
+from ._state import quiet_pipe
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -33,15 +36,22 @@ LINE_LIMIT = limits.PIPE_LINE_BYTES
 
 
 def _status(line: str) -> DeliveryStatus:
-    """Return the status that one line of input tells of: a JSON object, or the reply itself."""
-    if line.startswith("{"):
-        try:
-            values = json.loads(line)
-        except (ValueError, RecursionError):  # no JSON, or nested without end: then it is a reply
-            values = None
-        if isinstance(values, dict) and isinstance(values.get("response"), str):
-            return status_of(values["response"], _word(values, "remote_mta"), _word(values, "recipient"))
-    return status_of(line)
+    """Return the status that one line of input tells of: a JSON object, or the reply itself.
+
+    Raises:
+        ValueError: it is meant as an object and is none of ours; why.
+    """
+    if not line.startswith("{"):
+        return status_of(line)
+    try:
+        values = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"no JSON: {error}") from None
+    if "response" not in values:
+        raise ValueError('no "response" in it')
+    if not isinstance(values["response"], str):
+        raise ValueError('"response" is no string')  # noqa: TRY004 - what was given is wrong, not our types
+    return status_of(values["response"], _word(values, "remote_mta"), _word(values, "recipient"))
 
 
 def _word(values: dict[str, Any], key: str) -> str | None:
@@ -92,10 +102,22 @@ def _row(status: DeliveryStatus, verdict: Classification) -> str:
 @click.argument("texts", nargs=-1)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per reply.")
 @click.option("-c", "--config", "conf", type=click.Path(readable=False), help="Configuration file.")
+@quiet_pipe
 def classify(texts: tuple[str, ...], as_json: bool, conf: str | None) -> None:
     """Classify replies: each TEXT, or each line of standard input (-)."""
     rules = loaded_rules(conf)
-    for line in _lines(texts or ("-",)):
-        status = _status(line)
+    bad = 0
+    for number, line in enumerate(_lines(texts or ("-",)), 1):
+        try:
+            status = _status(line)
+        except ValueError as error:
+            bad += 1
+            fault = printable(str(error), 200)
+            click.echo(f"milter-bounce: line {number}: {fault}", err=True)
+            if as_json:
+                click.echo(json_line({"line": number, "error": fault}))
+            continue
         verdict = rules.classify(status)
         click.echo(_object(status, verdict) if as_json else _row(status, verdict))
+    if bad:
+        sys.exit(1)

@@ -6,8 +6,11 @@ import click
 
 from milter_bounce import config as settings
 
+from ._state import quiet_pipe
+
 
 @click.command()
+@quiet_pipe
 def config() -> None:
     """Print the configuration file with every option at its default."""
     click.echo(settings.sample(), nl=False)

@@ -10,6 +10,9 @@ DESCRIPTION
     and red where exceeded), the most frequent refusals with an example, and the
     blocklists that refusals name. --json prints one object per delivery status instead.
 
+    Exit status 1 where a log could not be read to its end, 2 where one cannot be opened; the
+    others are read. A log that tells of no delivery: how many lines of it are a mail log's.
+
 LIMITS
     A packed log that unpacks to 400 times its size and more is refused.
 """
@@ -24,11 +27,12 @@ from typing import TYPE_CHECKING
 import click
 
 from milter_bounce.config import ConfigError
-from milter_bounce.system.logcount import count_logs, deliveries, total_bytes
+from milter_bounce.system.logcount import count_logs, deliveries, mail_lines, total_bytes
 from milter_bounce.system.thresholds import load_thresholds
 from milter_bounce.verdict import stamp, status_fields
 
-from ._rules import Refusal, loaded_rules
+from ._rules import Refusal, loaded_rules, unreadable
+from ._state import quiet_pipe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -44,6 +48,7 @@ if TYPE_CHECKING:
 @click.option("-c", "--config", "conf", type=click.Path(readable=False), help="The configuration; for local rules.")
 @click.option("--top", default=10, show_default=True, type=click.IntRange(0, 1000), help="Refusals to show.")
 @click.option("--processes", type=click.IntRange(1, 256), help="Processes to count with; default: one for each core.")
+@quiet_pipe
 def log(files: tuple[str, ...], conf: str | None, top: int, processes: int | None, *, as_json: bool) -> None:
     """Classify every delivery status of Postfix and Sendmail logs (plain, .gz, .bz2, .xz, .zst; - is standard input)."""
     rules = loaded_rules(conf)
@@ -68,8 +73,18 @@ def log(files: tuple[str, ...], conf: str | None, top: int, processes: int | Non
             from ._log_tables import show  # noqa: PLC0415
 
             show(tally, thresholds, top)
+        if not tally.attempts and not tally.held and not faults:
+            _doubt(paths)
     if faults:
-        raise SystemExit(1)
+        raise SystemExit(2 if unreadable(files) else 1)
+
+
+def _doubt(paths: Sequence[Path | None]) -> None:
+    """Say how much of what told of no delivery is a mail log at all."""
+    if None in paths:  # standard input cannot be read twice
+        return
+    mail, lines = mail_lines([path for path in paths if path is not None])
+    click.echo(f"milter-bounce: {mail} of {lines} lines are a mail log's (Postfix, Sendmail)", err=True)
 
 
 def _objects(paths: Sequence[Path | None], rules: RuleSet, failed: Callable[[str], None]) -> Iterator[str]:

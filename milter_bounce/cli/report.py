@@ -6,7 +6,8 @@ SYNOPSIS
 DESCRIPTION
     Each FILE is a mail; a DIR is a Maildir or a folder of mails; an mbox (named
     so, or with --mbox) holds many; ``-`` is standard input. One JSON object per
-    mail with --json, else a table. Exit status 1 when something could not be read.
+    mail with --json, else a table. Exit status 1 when something could not be read to its
+    end, 2 when a file cannot be opened; the others are read.
 
 LIMITS
     The first MiB of a mail is read.
@@ -32,7 +33,8 @@ from milter_bounce.system.readers import ReportReader, ReportRules, load_readers
 from milter_bounce.verdict import printable, stamp, status_fields
 
 from ._json import json_line
-from ._rules import Refusal, loaded_rules
+from ._rules import Refusal, loaded_rules, unreadable
+from ._state import quiet_pipe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -166,6 +168,7 @@ def _rows(found: dict[str, Any]) -> list[list[str]]:
     "-j", "--jobs", type=click.IntRange(1, 256), default=None, help="Processes; the number of cores unless told."
 )
 @click.option("-c", "--config", "conf", metavar="CONF", default=None, help="Configuration file.")
+@quiet_pipe
 def parse(paths: tuple[str, ...], as_json: bool, as_mbox: bool, jobs: int | None, conf: str | None) -> None:
     """Read mails and print the delivery statuses they tell of."""
     try:
@@ -179,4 +182,4 @@ def parse(paths: tuple[str, ...], as_json: bool, as_mbox: bool, jobs: int | None
     results = _with_progress(_results(names, jobs or os.cpu_count() or 1), len(names))
     show: Callable[[Iterable[Result]], bool] = _print_json if as_json else _print_table
     if not show(results):
-        sys.exit(1)
+        sys.exit(2 if unreadable(paths) else 1)

@@ -134,7 +134,7 @@ def show(rule_id: str, conf: str | None) -> None:
     rule = next((rule for rule in loaded.all_rules() if rule.id == rule_id), None)
     if rule is None:
         ids = [other.id for other in loaded.all_rules()]
-        near = get_close_matches(rule_id, ids, 5, 0.7) or [other for other in ids if rule_id in other][:5]
+        near = list(dict.fromkeys([*get_close_matches(rule_id, ids, 3, 0.7), *(i for i in ids if rule_id in i)]))[:5]
         raise Refusal(f"no rule {rule_id!r}" + (f"; did you mean {', '.join(near)}?" if near else ""))
     click.echo("\n".join(_described(rule)))
 

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from milter_bounce.decide.advise import domain_of
 from milter_bounce.system.sqlite_file import DAMAGED_REMEDY
 from milter_bounce.verdict import Suppression, printable
 
@@ -31,7 +30,7 @@ from ._state import (
     spelled,
     table,
 )
-from ._suppressions import COLUMNS, read_suppressions, suppression_fields, write_csv, write_json
+from ._suppressions import COLUMNS, is_address, read_suppressions, suppression_fields, write_csv, write_json
 
 if TYPE_CHECKING:
     from typing import TextIO
@@ -92,7 +91,7 @@ def suppressions_show(address: str, conf: Path | None, as_json: bool) -> None:
 def suppressions_add(addresses: tuple[str, ...], reason: str, conf: Path | None) -> None:
     """Suppress recipients by hand."""
     for address in addresses:
-        if domain_of(address) is None:
+        if not is_address(address):
             raise Stop(f"{address}: no address; write user@example.com")
     at, why = now(), reason or f"added by {person()}"
     given = [Suppression(a, at, "invalid-recipient", "admin", why, "admin") for a in addresses]

@@ -11,8 +11,10 @@ form an entry is several lines: a piece begins reading `CONTEXT_BYTES` early the
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
+import re
 import signal
 import sys
 import threading
@@ -22,7 +24,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from milter_bounce import limits
 from milter_bounce.parse.log import LogReader
 from milter_bounce.parse.log_scan import leaning, unix
-from milter_bounce.parse.logline import Delivery
+from milter_bounce.parse.logline import Delivery, Stamps, split_line
 
 from .logfiles import SUFFIXES, open_regular, pieces
 from .logsource import local_zone
@@ -40,6 +42,10 @@ ONE_PROCESS_BYTES: Final = 12 << 20
 """Below this, starting processes takes longer than they save."""
 
 LINE_BYTES: Final = limits.PIPE_LINE_BYTES
+
+
+_MAIL_TAG: Final = re.compile(r"(?:postfix|sendmail|sm-|[^/]{1,64}/[a-z]+$|$)", re.IGNORECASE)
+"""Programs of Postfix (``syslog_name/smtp``) and of Sendmail; Sendmail's own forms name none."""
 
 
 class Job(NamedTuple):
@@ -231,3 +237,16 @@ def deliveries(
                 advance(len(data) if path is not None and path.suffix not in SUFFIXES else 0)
         except OSError as error:
             failed(_reason(path, error))
+
+
+def mail_lines(paths: Sequence[Path]) -> tuple[int, int]:
+    """Return how many lines are a mail log's, by the program that wrote them, and of how many: the first of each log."""
+    stamps, mail, lines = Stamps(datetime.now(UTC), local_zone()), 0, 0
+    for path in paths:
+        with contextlib.suppress(OSError):  # was told when it was counted
+            data = next(iter(pieces(path, PIECE_BYTES)), b"")
+            for text in filter(None, data.decode("utf-8", "replace").split("\n")):
+                line = split_line(text, stamps)
+                mail += line is not None and _MAIL_TAG.match(line.tag) is not None
+                lines += 1
+    return mail, lines

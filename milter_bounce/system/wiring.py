@@ -76,14 +76,13 @@ def check_wiring(settings: Settings, directory: Path, gate_folder: Path) -> Iter
         gate_folder: where gate.cf lies.
     """
     yield from _config(settings)
-    yield from _store(settings)
-    yield from _keys(settings)
-    yield _log(settings)
-    yield _writing(settings)
-    yield from _logd(settings)
-    yield from _dnsd(settings)
-    yield from _sockets(settings)
-    yield from _questions(settings)
+    yield from _as_far_as_we_may("store", settings, _store(settings))
+    yield from _as_far_as_we_may("token", settings, _keys(settings))
+    yield from _as_far_as_we_may("log", settings, (look(settings) for look in (_log, _writing)))
+    yield from _as_far_as_we_may("logd", settings, _logd(settings))
+    yield from _as_far_as_we_may("dnsd", settings, _dnsd(settings))
+    yield from _as_far_as_we_may("sockets", settings, _sockets(settings))
+    yield from _as_far_as_we_may("answers", settings, _questions(settings))
     if (directory / "main.cf").exists():
         yield from _postfix(settings, directory, gate_folder)
         yield from _through_postfix(settings, directory, gate_folder)
@@ -131,6 +130,16 @@ def _may(path: Path, user: str, right: int) -> bool:
     if info.st_uid == _uid(user):
         return bool(info.st_mode & right << 6)
     return bool(info.st_mode & (right << 3 if info.st_gid in _groups(user) else right))
+
+
+def _as_far_as_we_may(area: str, settings: Settings, findings: Iterator[Finding]) -> Iterator[Finding]:
+    """Yield the findings, up to what this user may not look at: that is told, with who may."""
+    try:
+        yield from findings
+    except PermissionError as error:
+        who = f"root or {settings.user}" if settings.user else "root"
+        command = "`sudo milter-bounce check`"
+        yield Finding(area, str(error.filename or area), None, "this user may not look there", f"as {who}: {command}")
 
 
 def _store(settings: Settings) -> Iterator[Finding]:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -17,12 +21,14 @@ def run(*words, given=None):
 
 
 def test_cli_classify_prints_one_object_per_line():
-    """Plain replies and JSON objects may be mixed; each line gets one object."""
+    """Plain replies and JSON objects may be mixed; each line gets one object, a bad one its fault and exit status 1."""
     line = json.dumps({"response": "421 Message temporarily deferred", "remote_mta": "mta5.am0.yahoodns.net"})
     result = run("classify", "--json", "-", given=f"550 5.1.1 User unknown\n{line}\n\n{{not json\n")
     rows = [json.loads(row) for row in result.stdout.splitlines()]
-    assert result.exit_code == 0
-    assert [row["category"] for row in rows] == ["invalid-recipient", "poor-reputation", "undetermined", "undetermined"]
+    assert result.exit_code == 1
+    assert [row.get("category") for row in rows] == ["invalid-recipient", "poor-reputation", "undetermined", None]
+    assert rows[3]["line"] == 4
+    assert "no JSON" in rows[3]["error"]
     assert rows[0]["reply"] == "550"
     assert rows[0]["status"] == "5.1.1"
     assert rows[1]["operator"] == "yahoo"
@@ -45,8 +51,35 @@ def test_cli_classify_prints_one_object_for_any_line(line):
     """Whatever a line holds, one object comes out for it, in one line by any reader's count, and the next is read."""
     result = run("classify", "--json", "-", given=line + b"\n550 5.1.1 User unknown\n")
     rows = result.stdout_bytes.decode("utf-8").splitlines()
-    assert (result.exit_code, len(rows)) == (0, 2)
-    assert [json.loads(row)["category"] for row in rows][1] == "invalid-recipient"
+    first, second = map(json.loads, rows)
+    assert second["category"] == "invalid-recipient"
+    bad = line.startswith(b"{") and b'"response": "' not in line
+    assert (result.exit_code, "error" in first) == (int(bad), bad)
+
+
+@pytest.mark.parametrize("bad", ['{"response": 5}', '{"response": "550', '{"foo": "x"}', "{}"])
+def test_cli_classify_tells_a_bad_object_by_its_line(bad):
+    """No verdict for it; the others are judged, and the exit status is 1."""
+    for words in (("classify",), ("classify", "--json")):
+        result = run(*words, "-", given=f"550 5.1.1 User unknown\n{bad}\n452 4.2.2 mailbox full\n")
+        assert result.exit_code == 1
+        assert result.stderr.startswith("milter-bounce: line 2: ")
+        assert "undetermined" not in result.stdout
+        assert "mailbox-full" in result.stdout
+
+
+@pytest.mark.parametrize("words", [("classify", LISTED), ("classify", "--json", LISTED), ("config",)], ids=" ".join)
+@pytest.mark.parametrize("options", [[], ["-u"]], ids=["buffered", "unbuffered"])
+def test_full_disk_behind_standard_output_is_one_line(words, options):
+    """No traceback, neither at once nor at the end; exit status 2."""
+    command = [sys.executable, *options, "-m", "milter_bounce", *words]
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False, text=True, env=env)
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        "milter-bounce: standard output: No space left on device; what is there is not all"
+    ]
 
 
 def test_cli_classify_prints_words_for_people():

@@ -48,19 +48,22 @@ def test_json_is_one_object_per_status(log):
 
 
 def test_missing_log_is_told_and_the_rest_read(log, tmp_path):
-    """Exit status 1 when something could not be read; the rest is shown."""
+    """Exit status 2 when a file was named that cannot be opened; the rest is shown."""
     shown = run(tmp_path / "missing", log)
-    assert shown.exit_code == 1
+    assert shown.exit_code == 2
     assert "2000 delivery statuses" in shown.stdout
     assert "missing: No such file or directory" in shown.stderr
 
 
 def test_log_without_deliveries_says_so(tmp_path):
-    """A log of something else is no error."""
+    """A log of something else is no error; how much of it is a mail log's is told."""
     (tmp_path / "x").write_text("Nov 20 10:00:00 mx cron[1]: hello\n")
     shown = run(tmp_path / "x")
     assert shown.exit_code == 0
     assert "0 delivery statuses" in shown.stdout
+    assert "0 of 1 lines are a mail log's" in shown.stderr
+    (tmp_path / "y").write_text(f"{STAMP} postfix/qmgr[1]: AAAAA1: removed\nhello\n{STAMP} sm-mta[1]: starting\n")
+    assert "2 of 3 lines are a mail log's" in run(tmp_path / "y").stderr
 
 
 def test_hostile_text_reaches_the_terminal_escaped(tmp_path):

@@ -33,10 +33,10 @@ def test_json_has_one_object_a_file_in_order():
     } <= found[1]["recipients"][0].keys()
 
 
-def test_unreadable_file_gives_exit_1_and_the_rest(tmp_path):
+def test_file_that_cannot_be_opened_gives_exit_2_and_the_rest(tmp_path):
     """What cannot be read is named on standard error; the others are read."""
     done = CliRunner().invoke(parse, ["--json", str(tmp_path / "gone"), str(BOUNCE)])
-    assert done.exit_code == 1
+    assert done.exit_code == 2
     assert "gone: No such file" in done.stderr
     assert json.loads(done.stdout)["kind"] == "bounce"
 

@@ -100,10 +100,11 @@ def test_suppressions_add_show_remove(run, store):
     assert list(store.suppressions()) == []
 
 
-def test_suppressions_add_refuses_no_address(run, store):
+@pytest.mark.parametrize("bad", ["nobody", "a b@c.d", "@c.d", "a@", "\udcff@x.y"])
+def test_suppressions_add_refuses_no_address(run, store, bad):
     """One bad address, and none is added."""
-    told = run("suppressions", "add", WHO, "nobody")
-    assert (told.exit_code, "nobody: no address" in told.output) == (2, True)
+    told = run("suppressions", "add", WHO, bad)
+    assert (told.exit_code, ": no address" in told.output) == (2, True)
     assert list(store.suppressions()) == []
 
 
@@ -150,6 +151,8 @@ def test_suppressions_export_comes_back_by_import(run, store, form):
         pytest.param(
             '{"recipient": "a@example.net"}\n{"recipient": 5}\n{\n"b@example.net"\n', "ab", [2, 3], id="lines"
         ),
+        pytest.param(b"\xff@x.y\na@example.net,,,,\xff\nb@example.net\n", "b", [1, 2], id="no-utf-8"),
+        pytest.param('["\\ud800@x.y", "a@example.net"]', "a", [1], id="half-a-pair"),
         pytest.param("", "", [], id="empty"),
     ],
 )

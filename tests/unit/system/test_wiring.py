@@ -50,6 +50,18 @@ def test_key_that_others_can_read_is_bad(tmp_path):
     assert none is None
 
 
+def test_what_this_user_may_not_look_at_is_told(tmp_path, monkeypatch):
+    """Run by somebody who may not enter the store's folder: who may, and the other points go on."""
+
+    def shut(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(wiring.Path, "exists", shut)
+    found = list(wiring._as_far_as_we_may("store", settings(tmp_path), wiring._store(settings(tmp_path))))
+    assert [(one.area, one.ok, one.what) for one in found] == [("store", None, str(tmp_path / "state.db"))]
+    assert "root" in found[0].remedy
+
+
 @pytest.mark.parametrize("beside", [-1, 0, 1], ids=["below", "at", "above"])
 def test_room_is_warned_of_below_the_limit(tmp_path, monkeypatch, beside):
     """A full disk is what a store dies of: `check` says so before."""
