@@ -148,7 +148,13 @@ class Logd:
             TakenError: another logd works on this store.
         """
         position = self._known_position()
-        source = make_source(self._name, position, from_start=self._settings.log.from_start)
+        source = make_source(
+            self._name,
+            position,
+            from_start=self._settings.log.from_start,
+            warn=self.log.warning,
+            alive=self._heart.beat,
+        )
         settle()
         self._heart.ready()
         self.log.line(f"started, following {self._name} {'where it left off' if position else 'for the first time'}")

@@ -5,8 +5,8 @@ backwards), whatever it is packed with. Does not: know what a line is.
 
 Limits: a packed file that unpacks to more than `RATIO` times its size, beyond
 the first `FREE_BYTES`, is a decompression bomb and ends with `LogFileError`.
-Devices, sockets and pipes are refused. A .zst that was cut is read as far as it
-goes; every other damage is told.
+Devices, sockets and pipes are refused. A damaged file is read as far as it goes;
+then its damage is told, except that of a .zst that was cut.
 
 Security: opened without following a pipe's writer, read only.
 """
@@ -20,13 +20,12 @@ import io
 import lzma
 import os
 import stat
-import zlib
 from typing import IO, TYPE_CHECKING, Any, Final, cast
 
 from milter_bounce import limits
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 SUFFIXES: Final = frozenset({".gz", ".bz2", ".xz", ".zst"})
@@ -34,29 +33,31 @@ RATIO: Final = limits.UNPACKED_RATIO
 FREE_BYTES: Final = limits.UNPACKED_FREE_BYTES
 XZ_MEMORY_BYTES: Final = limits.XZ_MEMORY_BYTES
 
+LINE_BYTES: Final = limits.PIPE_LINE_BYTES
 PIECE_BYTES: Final = 1 << 20
+_BUFFERED: Final = (gzip.GzipFile, bz2.BZ2File)
 
 
 class LogFileError(OSError):
     """A log file that is not to be read; its text names the file and the reason."""
 
 
-def _unpacked(file: IO[bytes], suffix: str) -> IO[bytes]:
-    """Return a reader of the bytes that `file` is packed from.
+def _unpacked(file: IO[bytes], path: Path) -> IO[bytes]:
+    """Return a reader of the bytes that `file`, opened from `path`, is packed from.
 
     Raises:
         LogFileError: for .zst where the zstandard package is not installed.
     """
-    if suffix == ".gz":
+    if path.suffix == ".gz":
         return cast("IO[bytes]", gzip.GzipFile(fileobj=file))
-    if suffix == ".bz2":
+    if path.suffix == ".bz2":
         return cast("IO[bytes]", bz2.BZ2File(file))
-    if suffix == ".xz":
+    if path.suffix == ".xz":
         return cast("IO[bytes]", _Xz(file))
     try:
         zstandard: Any = importlib.import_module("zstandard")
     except ImportError:
-        raise LogFileError(f"{file.name}: needs the package zstandard (pip install 'milter-bounce[zstd]')") from None
+        raise LogFileError(f"{path}: needs the package zstandard (pip install 'milter-bounce[zstd]')") from None
     reader: IO[bytes] = zstandard.ZstdDecompressor(max_window_size=XZ_MEMORY_BYTES).stream_reader(
         file, read_across_frames=True
     )
@@ -91,48 +92,86 @@ class _Xz(io.RawIOBase):
                 return data
 
 
-class Packed:
-    """A packed log as a file: forwards at full speed, backwards by starting again."""
+def _nothing() -> None:
+    """Nobody waits for a sign of life."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+
+class Packed:
+    """A packed log as a file: forwards at full speed; backwards within the last read, further by starting again.
+
+    Args:
+        path: the file.
+        alive: is called at every piece that is unpacked: the way to a place deep in a large file is long.
+    """
+
+    def __init__(self, path: Path, alive: Callable[[], None] = _nothing) -> None:
+        self._path, self._alive = path, alive
         self._raw = open_regular(path)
         self._limit = max(FREE_BYTES, os.fstat(self._raw.fileno()).st_size * RATIO)
-        self._start()
+        try:
+            self._start()
+        except OSError:
+            self._raw.close()
+            raise
 
     def _start(self) -> None:
         self._raw.seek(0)
-        self._file, self._at = _unpacked(self._raw, self._path.suffix), 0
+        self._file, self._at = _unpacked(self._raw, self._path), 0
+        self._last = self._ahead = b""
+        self.fault: LogFileError | None = None
+        """What is wrong with the file behind the bytes that came out; None as far as it is known to be sound."""
 
     def fileno(self) -> int:
         """Return the descriptor of the packed file."""
         return self._raw.fileno()
 
     def read(self, size: int) -> bytes:
-        """Return `size` bytes, fewer only at the end.
+        """Return `size` bytes, fewer only at the end or in front of damage.
 
         Raises:
-            LogFileError: beyond the limit, or where the file is damaged.
+            LogFileError: beyond the limit, or where nothing but damage is left.
+            OSError: the file cannot be read now; the next read begins at its start.
         """
-        pieces: list[bytes] = []
-        try:
-            while size and (piece := self._file.read(min(size, PIECE_BYTES))):
-                pieces.append(piece)
-                size -= len(piece)
-        except (EOFError, OSError, zlib.error, lzma.LZMAError, MemoryError) as error:
-            if not pieces:
-                raise LogFileError(f"{self._path}: is damaged: {error}") from None
-        except Exception as error:  # zstandard has an error class of its own, and the package may be missing
-            raise LogFileError(f"{self._path}: is damaged: {error}") from None
-        data = b"".join(pieces)
+        pieces = [self._ahead[:size]]
+        size -= len(pieces[0])
+        self._ahead = self._ahead[len(pieces[0]) :]
+        while size and (piece := self._piece(min(size, PIECE_BYTES))):
+            pieces.append(piece)
+            size -= len(piece)
+        data = self._last = b"".join(pieces)
+        if not data and self.fault:
+            raise self.fault
         self._at += len(data)
         if self._at > self._limit:
             raise LogFileError(f"{self._path}: unpacks to more than {self._limit >> 20} MiB: a decompression bomb?")
         return data
 
+    def _piece(self, size: int) -> bytes:
+        """Return some of the next bytes; none at the end, and none from damage on, which becomes `fault`."""
+        self._alive()
+        if self.fault:
+            return b""
+        try:
+            # gzip's and bz2's read() lose what they unpacked before the damage
+            return self._file.read1(size) if isinstance(self._file, _BUFFERED) else self._file.read(size)
+        except Exception as error:  # each kind of archive has errors of its own
+            if isinstance(error, OSError) and error.errno:  # the disk's or the system's trouble, no damage
+                self._start()
+                raise
+            self.fault = LogFileError(f"{self._path}: is damaged: {error}")
+            return b""
+
     def seek(self, offset: int) -> int:
-        """Go to `offset` of the unpacked bytes, or to their end."""
-        if offset < self._at:
+        """Go to `offset` of the unpacked bytes, or to their end.
+
+        Raises:
+            LogFileError: as `read`.
+        """
+        back = self._at - offset
+        if 0 < back <= len(self._last):
+            self._ahead, self._last = self._last[-back:] + self._ahead, b""
+            self._at = offset
+        elif back > 0:
             self._start()
         while self._at < offset and self.read(min(offset - self._at, PIECE_BYTES)):
             pass
@@ -158,25 +197,33 @@ def open_regular(path: Path) -> IO[bytes]:
     return os.fdopen(descriptor, "rb", buffering=0)
 
 
-def open_log(path: Path) -> IO[bytes]:
+def open_log(path: Path, alive: Callable[[], None] = _nothing) -> IO[bytes]:
     """Return a log opened for reading, unpacked on the way where its name says that it is packed."""
-    return cast("IO[bytes]", Packed(path)) if path.suffix in SUFFIXES else open_regular(path)
+    return cast("IO[bytes]", Packed(path, alive)) if path.suffix in SUFFIXES else open_regular(path)
 
 
 def pieces(path: Path, size: int) -> Iterator[bytes]:
-    """Return the content of a log in pieces of whole lines, each of about `size` bytes."""
+    """Return the content of a log in pieces of whole lines, each of about `size` bytes; see `whole_lines`."""
     file = open_log(path)
     try:
-        rest = b""
-        while data := file.read(size):
-            data = rest + data
-            cut = data.rfind(b"\n") + 1
-            if not cut and len(data) < 4 * size:
-                rest = data
-                continue
-            yield data[: cut or len(data)]
-            rest = data[cut:] if cut else b""
-        if rest:
-            yield rest
+        yield from whole_lines(file.read, size)
     finally:
         file.close()
+
+
+def whole_lines(read: Callable[[int], bytes], size: int) -> Iterator[bytes]:
+    """Return what ``read(size)`` gives, in pieces of whole lines, each of about `size` bytes.
+
+    Limits: of `LINE_BYTES` without a line end a line is made; what is held is never more than that and two reads.
+    """
+    rest = b""
+    while data := read(size):
+        data = rest + data
+        cut = data.rfind(b"\n") + 1
+        if not cut and len(data) >= LINE_BYTES:
+            cut = len(data)
+        if cut:
+            yield data[:cut]
+        rest = data[cut:]
+    if rest:
+        yield rest

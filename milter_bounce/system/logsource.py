@@ -22,9 +22,11 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from milter_bounce import limits
 
-from .logtail import Batch, FileFollower
+from .logtail import Batch, FileFollower, nobody
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from milter_bounce.config import LogSection
 
 PIECE_BYTES: Final = 262_144
@@ -67,15 +69,26 @@ def local_zone() -> tzinfo:
 class FileSource:
     """A log file, see `FileFollower`."""
 
-    def __init__(self, path: Path, position: str | None, *, from_start: bool) -> None:
+    def __init__(
+        self,
+        path: Path,
+        position: str | None,
+        *,
+        from_start: bool,
+        warn: Callable[[str], object] = nobody,
+        alive: Callable[[], None] = nobody,
+    ) -> None:
         self.name = str(path)
         self._path, self._position, self._from_start = path, position, from_start
+        self._warn, self._alive = warn, alive
         self._follower: FileFollower | None = None
 
     def batch(self, seconds: float) -> Batch:
         """Return the lines that came."""
         if self._follower is None:
-            self._follower = FileFollower(self._path, self._position, from_start=self._from_start)
+            self._follower = FileFollower(
+                self._path, self._position, from_start=self._from_start, warn=self._warn, alive=self._alive
+            )
         return self._follower.batch(seconds)
 
     def close(self) -> None:
@@ -275,10 +288,17 @@ def _maillog_file() -> str | None:
     return path if path.startswith("/") and not path.startswith("/dev/") else None
 
 
-def make_source(follow: str, position: str | None, *, from_start: bool) -> Source:
-    """Return the source that `follow` names, going on at `position`."""
+def make_source(
+    follow: str,
+    position: str | None,
+    *,
+    from_start: bool,
+    warn: Callable[[str], object] = nobody,
+    alive: Callable[[], None] = nobody,
+) -> Source:
+    """Return the source that `follow` names, going on at `position`; for `warn` and `alive` see `FileFollower`."""
     if follow == "-":
         return StdinSource()
     if follow == "journal":
         return JournalSource(position, from_start=from_start)
-    return FileSource(Path(follow), position, from_start=from_start)
+    return FileSource(Path(follow), position, from_start=from_start, warn=warn, alive=alive)

@@ -8,10 +8,13 @@ import lzma
 import os
 import random
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
+import zstandard
 
+from milter_bounce.system import logtail
 from milter_bounce.system.logtail import HEAD_BYTES, FileFollower, Position
 
 
@@ -75,12 +78,23 @@ def log(tmp_path):
     return Log(tmp_path)
 
 
-def drain(follower):
-    """Return everything that is there now."""
-    found = []
+def drain(follower, found=None):
+    """Return everything that is there now; `found` takes it as it comes."""
+    found = [] if found is None else found
     while lines := follower.batch(0).lines:
         found += lines
     return found
+
+
+def open_files(folder):
+    """Return the files of `folder` that this process has open."""
+    names = []
+    for link in Path("/proc/self/fd").iterdir():
+        try:
+            names.append(str(link.readlink()))
+        except OSError:
+            continue
+    return [name for name in names if name.startswith(str(folder))]
 
 
 def wanted(log):
@@ -290,3 +304,279 @@ def test_any_order_of_events_counts_each_line_once(log, seed):
                     log.compress()
     log.write(1)
     assert found + drain(follower) == wanted(log)
+
+
+# -- a part of a batch -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["plain", "packed"])
+def test_each_place_within_a_batch_is_a_place_to_go_on_from(log, packed):
+    """From behind any line of a batch a restarted program reads the rest, whatever bytes the lines hold."""
+    text = b"\0\0\0first\n" + b"".join(b"%d \xff\xc3\n\n" % number * 3 for number in range(30)) + b"caf\xc3\xa9\nlast"
+    log.path.write_bytes(text)
+    position = None
+    if packed:
+        log.write(1)
+        position = FileFollower(log.path, from_start=True)
+        position = position.batch(0).behind(0)
+        log.rename()
+        log.compress()
+        log.path.write_text("live\n")
+    batch = FileFollower(log.path, position, from_start=True).batch(0)
+    assert len(batch.lines) > 180
+    for count in range(len(batch.lines) + 1):
+        rest = FileFollower(log.path, batch.behind(count))
+        more = ["live"] if packed else []
+        assert drain(rest) == batch.lines[count:] + more, count
+        rest.close()
+    assert batch.behind(len(batch.lines)) == batch.position
+
+
+def test_place_within_the_first_lines_is_known_again(log):
+    """A place before the end of what tells the file apart is found after a rotation, too."""
+    log.write(3)
+    behind = FileFollower(log.path, from_start=True).batch(0).behind(1)
+    assert Position.from_text(behind).offset < HEAD_BYTES
+    log.rename_and_compress()
+    log.write(2)
+    assert drain(FileFollower(log.path, behind)) == wanted(log)[1:]
+
+
+# -- what cannot be read -----------------------------------------------------------
+
+
+def noisy(log, count=4000):
+    """Write lines that do not pack well."""
+    with log.path.open("a") as file:
+        file.writelines(f"{number} {os.urandom(40).hex()}\n" for number in range(count))
+    return log.path.read_text().splitlines()
+
+
+@pytest.mark.parametrize(("opener", "suffix"), [(gzip.open, ".gz"), (lzma.open, ".xz"), (bz2.open, ".bz2")])
+@pytest.mark.parametrize("restart", [False, True], ids=["running", "restarted"])
+def test_damaged_rotated_log_is_read_as_far_as_it_goes(log, opener, suffix, restart):
+    """The disk was full while gzip wrote: what unpacks comes out, the damage is told once, the live log is read."""
+    log.write(20)
+    told = []
+    follower = FileFollower(log.path, from_start=True, warn=told.append)
+    seen = follower.batch(0)
+    lines = noisy(log, 20_000)[20:]
+    log.rename()
+    log.compress(opener=opener, suffix=suffix)
+    packed = log.path.with_name(f"mail.log.1{suffix}")
+    packed.write_bytes(packed.read_bytes()[: packed.stat().st_size * 2 // 3])
+    log.path.write_text("live 1\nlive 2\n")
+    follower.close()
+    follower = FileFollower(log.path, seen.position, warn=told.append)
+    found = []
+    while batch := follower.batch(0).lines:
+        found += batch
+        if restart:
+            position = follower.position
+            follower.close()
+            follower = FileFollower(log.path, position, warn=told.append)
+    assert found[-2:] == ["live 1", "live 2"]
+    assert found[:-2] == lines[: len(found) - 2]
+    assert len(found) > 5000
+    assert told[0] == told[-1]
+    assert len(told) == 1 or restart
+    assert f"{packed}: is damaged" in told[0]
+    assert open_files(log.path.parent) == [str(log.path)]
+    follower.close()
+
+
+def test_damage_between_two_sound_files_costs_its_own_lines_only(log):
+    """Three rotations while away, the second file is damaged from its first byte on."""
+    log.write(20)
+    told = []
+    follower = FileFollower(log.path, from_start=True, warn=told.append)
+    found = drain(follower)
+    for number in range(3):
+        log.write(5)
+        log.rename_and_compress()
+        if number == 1:
+            log.path.with_name("mail.log.1.gz").write_bytes(b"no archive")
+            log.touch(log.path.with_name("mail.log.1.gz"))
+    log.write(5)
+    found += drain(FileFollower(log.path, follower.position, warn=told.append))
+    assert found == [*wanted(log)[:25], *wanted(log)[30:]]
+    assert len(told) == 1
+    assert "mail.log.2.gz: is damaged" in told[0]
+
+
+def test_rotated_log_without_its_package_is_told_once(log, monkeypatch):
+    """The log says which file was not read, why, and what to do."""
+    log.write(20)
+    told = []
+    follower = FileFollower(log.path, from_start=True, warn=told.append)
+    found = drain(follower)
+    position = follower.position
+    follower.close()
+    log.write(5)
+    log.rename()
+    log.compress(opener=lambda path, _: zstandard.open(path, "wb"), suffix=".zst")
+    log.path.write_text("live\n")
+    monkeypatch.setitem(sys.modules, "zstandard", None)
+    follower = FileFollower(log.path, position, warn=told.append)
+    assert drain(follower) == ["live"]
+    log.rename()
+    log.path.write_text("live again\n")
+    assert drain(follower) == ["live again"]
+    assert len(found) == 20
+    (said,) = told
+    assert f"{log.path}.1.zst: needs the package zstandard (pip install 'milter-bounce[zstd]')" in said
+    follower.close()
+
+
+def test_old_logs_that_nobody_needs_are_not_told(log, monkeypatch):
+    """Where the place is found again, unreadable files before it hold nothing new."""
+    log.write(20)
+    log.rename()
+    log.compress(opener=lambda path, _: zstandard.open(path, "wb"), suffix=".zst")
+    monkeypatch.setitem(sys.modules, "zstandard", None)
+    told = []
+    log.write(20)
+    follower = FileFollower(log.path, from_start=True, warn=told.append)
+    found = drain(follower)
+    log.write(5)
+    log.rename()
+    log.write(5)
+    found += drain(follower)
+    assert (found, told) == (wanted(log)[20:], [])
+    follower.close()
+
+
+def test_rotated_log_that_is_not_ours_to_read_is_told(log, monkeypatch):
+    """A rotated file of root's alone is left out and named; it does not stop us."""
+    log.write(20)
+    told = []
+    follower = FileFollower(log.path, from_start=True, warn=told.append)
+    found = drain(follower)
+    opens = logtail.open_log
+
+    def refusing(path, alive):
+        if path.name == "mail.log.1":
+            raise PermissionError(13, "Permission denied", str(path))
+        return opens(path, alive)
+
+    monkeypatch.setattr(logtail, "open_log", refusing)
+    log.write(5)
+    log.rename()
+    log.path.write_text("live\n")
+    position = follower.position
+    follower.close()
+    assert drain(FileFollower(log.path, position, warn=told.append)) == ["live"]
+    assert len(found) == 20
+    assert told == [f"a rotated log is not read, deliveries in it do not count: {log.path}.1: Permission denied"]
+
+
+@pytest.mark.parametrize("rotation", ROTATIONS)
+@pytest.mark.parametrize("fails", ["scandir", "open"])
+def test_trouble_that_passes_loses_no_line(log, monkeypatch, rotation, fails):
+    """No descriptor is free at each look in turn: the call fails, the next one goes on where it stood."""
+    log.write(30)
+    told = []
+    follower = FileFollower(log.path, from_start=True, warn=told.append)
+    found = follower.batch(0).lines
+    for failing in range(1, 6):
+        log.write(3)
+        getattr(log, rotation)()
+        log.write(2)
+        calls = []
+
+        def failing_once(real, calls=calls, failing=failing):
+            def call(*given):
+                calls.append(1)
+                if len(calls) == failing:
+                    raise OSError(24, "Too many open files")
+                return real(*given)
+
+            return call
+
+        before = open_files(log.path.parent)
+        with monkeypatch.context() as patched:
+            if fails == "scandir":
+                patched.setattr(logtail.os, "scandir", failing_once(os.scandir))
+            else:
+                patched.setattr(logtail, "open_log", failing_once(logtail.open_log))
+            for _ in range(3):
+                try:
+                    drain(follower, found)
+                except OSError as error:
+                    assert error.errno == 24  # noqa: PT017 - where it fails depends on the case
+                    assert len(open_files(log.path.parent)) == len(before)
+        found += drain(follower)
+    assert found == wanted(log)
+    assert told == []
+    follower.close()
+    assert open_files(log.path.parent) == []
+
+
+def test_file_that_is_renamed_at_the_very_look_is_looked_for_again(log, monkeypatch):
+    """What was listed under one name and opened under no name has another one by now."""
+    log.write(30)
+    follower = FileFollower(log.path, from_start=True)
+    found = drain(follower)
+    log.write(5)
+    log.rename()
+    log.write(5)
+    opens, renamed = logtail.open_log, []
+
+    def renaming(path, alive):
+        if path.name == "mail.log.1" and not renamed:
+            renamed.append(path.rename(path.with_name("mail.log.2")))
+        return opens(path, alive)
+
+    monkeypatch.setattr(logtail, "open_log", renaming)
+    assert found + drain(FileFollower(log.path, follower.position)) == wanted(log)
+    assert renamed
+
+
+def test_log_that_is_rotated_twice_at_the_very_look_is_followed_to_its_end(log, monkeypatch):
+    """Its writer has not reopened yet: what it still writes to the old file comes out, and nothing stays open."""
+    log.write(20)
+    follower = FileFollower(log.path, from_start=True)
+    found = drain(follower)
+    log.rename()
+    log.write(5)
+    looks, old = FileFollower._siblings, []
+
+    def rotating(self):
+        if not old:
+            for _ in range(2):
+                log.rename()
+                log.path.touch()
+                log.touch(log.path)
+            old.append(log.path.with_name("mail.log.2"))
+        return looks(self)
+
+    monkeypatch.setattr(FileFollower, "_siblings", rotating)
+    found += drain(follower)
+    assert len(open_files(log.path.parent)) == 1
+    with old[0].open("a") as file:
+        file.write(line(25) + "\n")
+    log.touch(old[0])
+    log.written += 1
+    found += drain(follower)
+    log.write(1)
+    assert found + drain(follower) == wanted(log)
+    follower.close()
+
+
+def test_packed_log_is_unpacked_once(log, monkeypatch):
+    """Several batches of one packed file do not begin at its start each time."""
+    log.write(20)
+    position = FileFollower(log.path, from_start=True).batch(0).position
+    noisy(log, 50_000)
+    log.rename_and_compress()
+    log.path.write_text("live\n")
+    starts, start = [], logtail.Packed._start
+    monkeypatch.setattr(logtail.Packed, "_start", lambda self: starts.append(1) or start(self))
+    beats, batches = [], 0
+    follower = FileFollower(log.path, position, alive=lambda: beats.append(1))
+    while follower.batch(0).lines:
+        batches += 1
+    assert batches >= 5
+    assert len(beats) > batches
+    assert len(starts) <= 4
+    follower.close()
