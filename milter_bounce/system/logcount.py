@@ -26,7 +26,7 @@ from milter_bounce.parse.log import LogReader
 from milter_bounce.parse.log_scan import leaning, unix
 from milter_bounce.parse.logline import Delivery, Stamps, split_line
 
-from .logfiles import SUFFIXES, open_regular, pieces
+from .logfiles import SUFFIXES, open_regular, pieces, whole_lines
 from .logsource import local_zone
 from .logtally import Counting, Tally
 
@@ -147,13 +147,7 @@ def _jobs(paths: Sequence[Path | None], failed: Callable[[str], None]) -> Iterat
 
 
 def _stdin_pieces() -> Iterator[bytes]:
-    rest = b""
-    while data := sys.stdin.buffer.read(PIECE_BYTES):
-        data = rest + data
-        cut = data.rfind(b"\n") + 1
-        rest = data[cut:]
-        yield data[:cut]
-    yield rest
+    return whole_lines(sys.stdin.buffer.read, PIECE_BYTES)
 
 
 def _reason(path: Path | None, error: OSError) -> str:

@@ -201,3 +201,18 @@ def test_wrong_thresholds_are_told(tmp_path, text, said):
     path.write_text(text)
     with pytest.raises(ConfigError, match=said):
         load_thresholds(path)
+
+
+@pytest.mark.parametrize("how", ["tally", "deliveries"])
+def test_standard_input_without_line_ends_is_read_in_pieces(monkeypatch, how):
+    """No newline for 40 MB: what is held does not grow with what came."""
+    chunks, longest = [b"\0" * logcount.PIECE_BYTES] * 10 + [FULL.format("4cXyzz", "a@example.net").encode()], []
+    monkeypatch.setattr(
+        "sys.stdin", SimpleNamespace(buffer=SimpleNamespace(read=lambda _: chunks.pop(0) if chunks else b""))
+    )
+    whole = logcount.whole_lines
+    monkeypatch.setattr(logcount, "whole_lines", lambda *given: (longest.append(len(p)) or p for p in whole(*given)))
+    found = count_logs([None], RULES, never, processes=1) if how == "tally" else list(deliveries([None], never))
+    assert len(longest) == 11
+    assert max(longest) == logcount.PIECE_BYTES
+    assert found.attempts.total() == 1 if how == "tally" else len(found) == 1
