@@ -150,6 +150,9 @@ LOG_LINE: Final = 16_384
 """Characters of a line that are looked at: rsyslog cuts at 8 KiB by default, Postfix itself at 2,000, Sendmail writes
 one line per 1,024 to 2,048."""
 
+STAMP_AHEAD: Final = timedelta(minutes=5)
+"""A time stamp further in the future than this is a wrong clock's: the time of reading counts instead."""
+
 LOG_LINE_BYTES: Final = 65_536
 """Bytes without a line end after which logd takes what has come for a line: no program writes such a line."""
 

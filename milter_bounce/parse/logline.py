@@ -125,27 +125,43 @@ class Stamps:
     it more than a day after `now`. `now` is the time of reading for a log that
     is being written and the file's last change for an old one; the caller sets
     it again as time goes by.
+
+    The hour that comes twice at the end of summer time is the second one as
+    soon as it can be, while it lasts. Read later on, it is the first one until
+    the stamps step back.
     """
 
     def __init__(self, now: datetime, zone: tzinfo = UTC) -> None:
         self.now = now
         self.zone = zone
-        self._last = ("", None)  # type: tuple[str, datetime | None]
+        self._last = ("", now, None)  # type: tuple[str, datetime, datetime | None]
+        self._before: datetime | None = None
 
     def read(self, text: str) -> datetime | None:
         """Return the time that `text` states; None where it states none."""
-        if text == self._last[0]:
-            return self._last[1]
+        last, now, when = self._last
+        if text == last and now is self.now:
+            return when
         try:
             when = self._traditional(text) if text[0] > "9" else self._iso(text)
         except (ValueError, OverflowError):
             when = None
-        self._last = (text, when)
+        self._last = (text, self.now, when)
+        self._before = when or self._before
         return when
 
     def _iso(self, text: str) -> datetime:
         when = datetime.fromisoformat(text)
-        return (when if when.tzinfo else when.replace(tzinfo=self.zone)).astimezone(UTC)
+        return when.astimezone(UTC) if when.tzinfo else self._of_zone(when.replace(tzinfo=self.zone))
+
+    def _of_zone(self, when: datetime) -> datetime:
+        """Return the UTC time of a local one; of one that came twice (PEP 495), the likelier."""
+        first, second = when.astimezone(UTC), when.replace(fold=1).astimezone(UTC)
+        if second <= first or second > self.now + limits.STAMP_AHEAD:
+            return first
+        is_read_later = self.now - second >= second - first
+        in_order = self._before is not None and self._before <= first + limits.STAMP_AHEAD
+        return first if is_read_later and in_order else second
 
     def _traditional(self, text: str) -> datetime | None:
         month, day = _MONTHS.get(text[:3]), int(text[4:6])
@@ -158,7 +174,8 @@ class Stamps:
         for year in range(latest.year, latest.year - 9, -1):
             try:
                 # 60 is a leap second (RFC 3339, 5.7)
-                when = datetime(year, month, day, hour, minute, min(second, 59), tzinfo=self.zone).astimezone(UTC)
+                local = datetime(year, month, day, hour, minute, min(second, 59), tzinfo=self.zone)
+                when = self._of_zone(local)
             except ValueError:
                 if (month, day) == (2, 29):
                     continue

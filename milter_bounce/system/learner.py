@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import sys
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
@@ -42,9 +42,7 @@ if TYPE_CHECKING:
     from .store import Store
     from .store_dns import Mentions
 
-AHEAD: Final = timedelta(minutes=5)
-"""A time stamp further in the future than this is a wrong clock's: the time of reading counts instead."""
-
+AHEAD: Final = limits.STAMP_AHEAD
 DOMAINS_KEPT: Final = limits.DOMAINS_KEPT
 
 

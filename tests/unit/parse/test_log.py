@@ -57,6 +57,55 @@ def test_stamp_follows_summer_time():
     assert [split_line(f"{day} 12:00:00 mx x: y", stamps).at.hour for day in ("Jul  1", "Nov  1")] == [10, 11]
 
 
+BERLIN = ZoneInfo("Europe/Berlin")
+CLOCKS_BACK = datetime(2026, 10, 25, 1, tzinfo=UTC)
+"""02:00 comes a second time in Berlin; it came first an hour ago."""
+
+
+@pytest.mark.parametrize(
+    ("minutes", "stamp", "at"),
+    [
+        pytest.param(-30, "Oct 25 02:30:00", -30, id="first-time"),
+        pytest.param(-1, "Oct 25 02:59:00", -1, id="end-of-the-first"),
+        pytest.param(0, "Oct 25 02:00:00", 0, id="second-time-begins"),
+        pytest.param(30, "Oct 25 02:30:00", 30, id="second-time"),
+        pytest.param(30, "2026-10-25T02:30:00", 30, id="without-a-zone"),
+        pytest.param(30, "Oct 25 02:34:00", 34, id="a-little-ahead"),
+        pytest.param(30, "Oct 25 02:36:00", -24, id="too-far-ahead"),
+        pytest.param(59, "Oct 25 02:10:00", 10, id="late"),
+        pytest.param(90, "Oct 25 03:30:00", 90, id="after-both"),
+        pytest.param(90, "Oct 25 01:30:00", -90, id="before-both"),
+    ],
+)
+def test_hour_that_comes_twice_is_the_latest_that_has_come(minutes, stamp, at):
+    """A line is not an hour old when it is written, and not of a time to come."""
+    stamps = Stamps(CLOCKS_BACK + timedelta(minutes=minutes), BERLIN)
+    assert stamps.read(stamp) == CLOCKS_BACK + timedelta(minutes=at)
+
+
+def test_same_stamp_an_hour_later_is_another_time():
+    """The reader lives on through the hour that comes twice."""
+    stamps = Stamps(CLOCKS_BACK - timedelta(minutes=30), BERLIN)
+    assert stamps.read("Oct 25 02:30:00") == stamps.now
+    stamps.now = CLOCKS_BACK + timedelta(minutes=30)
+    assert stamps.read("Oct 25 02:30:00") == stamps.now
+
+
+def test_old_log_goes_through_both_hours_in_order():
+    """Read a week later, the hour is the first one until the stamps step back, lines a little out of order or not."""
+    stamps = Stamps(CLOCKS_BACK + timedelta(days=7), BERLIN)
+    told = ["01:59:00", "02:00:00", "02:30:00", "02:29:58", "02:59:00", "02:00:00", "02:00:01", "02:30:00", "03:00:00"]
+    wanted = [-61, -60, -30, -30 - 2 / 60, -1, 0, 1 / 60, 30, 60]
+    found = [stamps.read(f"Oct 25 {clock}") for clock in told]
+    assert found == [CLOCKS_BACK + timedelta(minutes=minutes) for minutes in wanted]
+
+
+def test_hour_that_never_comes_is_read_all_the_same():
+    """At the beginning of summer time a wrong clock's stamp is still a time."""
+    stamps = Stamps(datetime(2027, 4, 1, tzinfo=UTC), BERLIN)
+    assert stamps.read("Mar 28 02:30:00") == datetime(2027, 3, 28, 1, 30, tzinfo=UTC)
+
+
 def test_stamp_follows_the_turn_of_the_year():
     """A line of New Year's Eve that is read on New Year's Day is of the old year; then `now` goes on."""
     stamps = Stamps(datetime(2027, 1, 1, 0, 0, 1, tzinfo=UTC))
