@@ -88,8 +88,10 @@ class Changes:
             [(hour * HOUR_MS, operator, category, n) for (hour, operator, category), n in self.counts.items()],
         )
         db.executemany(
-            "INSERT OR REPLACE INTO positions VALUES (?, ?, ?, ?, ?)",
-            [(p.name, p.inode, p.offset, p.head, p.cursor) for p in self.positions.values()],
+            # the other columns are left from the first form of the schema; taking them away would be a new version of it,
+            # which older programs that still run refuse
+            "INSERT OR REPLACE INTO positions (name, inode, offset, head, cursor) VALUES (?, 0, 0, '', ?)",
+            [(p.name, p.cursor) for p in self.positions.values()],
         )
 
     def _join(self, db: sqlite3.Connection, hot: Hot) -> None:

@@ -179,7 +179,7 @@ class SqliteStore(Holding):
     def log_position(self, name: str) -> LogPosition | None:
         """Return up to where the log `name` was read; None where it never was."""
         with self.reading() as db:
-            sql = "SELECT name, inode, offset, head, cursor FROM positions WHERE name = ?"
+            sql = "SELECT name, cursor FROM positions WHERE name = ?"
             row = db.execute(sql, (name,)).fetchone()
         return LogPosition(*row) if row else None
 

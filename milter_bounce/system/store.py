@@ -65,13 +65,8 @@ class LogPosition:
     name: str
     """The log as configured: a path, or ``journal``."""
 
-    inode: int = 0
-    offset: int = 0
-    head: str = ""
-    """A digest of the log's first bytes: an inode number may be used again."""
-
     cursor: str = ""
-    """Anything else that the reader wants back: the journal's cursor, the year of the last line, messages in flight."""
+    """What its reader wants back: the journal's cursor, `logtail.Position` of a file."""
 
 
 @dataclass(frozen=True, slots=True)

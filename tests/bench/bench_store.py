@@ -69,7 +69,7 @@ def bench_lines(path: Path) -> None:
             advice = adviser.advise(status, verdicts[kind], history, at)
             batch.record(Outcome(status, verdicts[kind], advice), at)
         if i % BATCH_LINES == BATCH_LINES - 1:
-            batch.position(LogPosition("bench", 1, i))
+            batch.position(LogPosition("bench", str(i)))
             batch.commit()
     batch.commit()
     spent = time.perf_counter() - began

@@ -506,7 +506,7 @@ def test_store_counts_by_hour_operator_and_category(store, log):
 
 def test_store_position_commits_with_what_was_learnt(store, log):
     """Either both are there or neither."""
-    position = LogPosition("/var/log/mail.log", 7, 4096, "abc", "cursor")
+    position = LogPosition("/var/log/mail.log", "cursor")
     batch = store.batch()
     log.fails("mailbox-full", batch=batch)
     batch.position(position)
