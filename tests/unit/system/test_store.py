@@ -252,6 +252,29 @@ def test_store_expired_message_counts_for_all_who_waited(store, log):
     assert [len(store.recipient(f"{u}@example.net").bounces) for u in "abc"] == [1, 1, 0]
 
 
+@pytest.mark.parametrize("leaves", ["delivered", "bounced", "gone"])
+@pytest.mark.parametrize("one_batch", [False, True], ids=["since", "in-one-batch"])
+def test_store_expired_message_leaves_out_who_left_before(store, log, leaves, one_batch):
+    """Whom the same batch saw leave is not given up with the message: neither notice nor bounce."""
+    log.fails("mailbox-full", recipient="stays@example.net")
+    if not one_batch:
+        log.fails("mailbox-full", recipient="left@example.net")
+    with store.batch() as batch:
+        if one_batch:
+            log.fails("mailbox-full", recipient="left@example.net", batch=batch)
+        if leaves == "delivered":
+            batch.delivered("left@example.net", NOW + HOUR, queue_id="4cA")
+            log.fails("mailbox-full", NOW + 2 * HOUR, recipient="left@example.net", queue_id="4cB", batch=batch)
+        elif leaves == "bounced":
+            log.fails("network-error", NOW + HOUR, recipient="left@example.net", action=Action.FAILED, batch=batch)
+        else:
+            batch.gone("4cA", "left@example.net")
+        log.notices.clear()
+        log.notices += batch.expired("4cA", NOW + 5 * DAY)
+    assert [(notice.kind, notice.key) for notice in log.notices] == [(NoticeKind.GAVE_UP, "stays@example.net")]
+    assert store.recipient("left@example.net").episode.given_up is None
+
+
 def test_store_expired_messages_reach_the_soft_limit(store, log):
     """Four expired messages suppress like four bounces."""
     for i in range(4):
