@@ -6,7 +6,7 @@ Comes out: records. Does not: take part in a delivery.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from .sqlite_rows import (
     EPISODE,
@@ -50,6 +50,39 @@ TABLES: Final = {
     "counts": ("hour", "operator", "category"),
     "positions": ("name",),
 }
+
+
+PRUNE_ROWS: Final = 2000
+"""Rows of one step of upkeep: milliseconds, in which nobody else can write."""
+
+
+class _Walk(NamedTuple):
+    """How to find the rows of a table that may go when only a look at each tells."""
+
+    table: str
+    order: tuple[str, str]
+    """Columns of an index, in its order."""
+
+    start: tuple[object, object]
+    """What is before every row in that order."""
+
+    within: str
+    """Which rows of the index are looked at."""
+
+    goes: str
+    """Which of them go."""
+
+
+_WAITING: Final = _Walk("waiting", ("recipient", "queue_id"), ("", ""), "TRUE", "since < :before")
+# the invariant that a delivery relies on: who has bounces or waits has a row here
+_RECIPIENTS: Final = _Walk(
+    "recipients",
+    ("last_failure", "recipient"),
+    (-(1 << 62), ""),
+    "last_failure < :before",
+    "NOT EXISTS (SELECT 1 FROM bounces AS b WHERE b.recipient = r.recipient)"
+    " AND NOT EXISTS (SELECT 1 FROM waiting AS w WHERE w.recipient = r.recipient)",
+)
 
 
 class Administration:
@@ -137,34 +170,58 @@ class Administration:
 
     # upkeep
 
-    def prune(self, now: datetime, limit: int = 50_000) -> int:
-        """Remove what is past its retention, at most `limit` rows a table; return how many went. Call it hourly."""
+    def prune(self, now: datetime) -> int:
+        """Remove all that is past its retention; return how many rows went."""
+        return sum(self.pruning(now))
+
+    def pruning(self, now: datetime, rows: int = PRUNE_ROWS) -> Iterator[int]:
+        """Remove what is past its retention in short steps; yield after each how many rows went.
+
+        A step looks at `rows` rows, those that stay included; between two of them others may write.
+        """
         kept, limits = self.retention, self.limits
-        bounces = "SELECT 1 FROM bounces AS b WHERE b.recipient = r.recipient"
-        waiting = "SELECT 1 FROM waiting AS w WHERE w.recipient = r.recipient"
-        aged = (
-            ("waiting", "since < ?", kept.waiting),
-            ("bounces", "at < ?", limits.soft_window),
-            # the invariant that a delivery relies on: who has bounces or waits has a row here
-            (
-                "recipients AS r",
-                f"last_failure < ? AND NOT EXISTS ({bounces}) AND NOT EXISTS ({waiting})",
-                kept.episodes,
-            ),
-            ("refusals", "at < ?", limits.block_window),
-            ("claims", "at < ?", kept.waiting),
-            ("backoffs", "not_before < ?", limits.backoff_most * 2),
-            ("operators", "at < ?", kept.operators),
-            ("counts", "hour < ?", kept.counts),
-            ("blocks", "state = 'closed' AND ends < ?", kept.blocks),
-        )
-        removed = 0
-        for table, where, age in aged:
-            name, key = table.split()[0], ", ".join(TABLES[table.split()[0]])
-            sql = f"DELETE FROM {name} WHERE ({key}) IN (SELECT {key} FROM {table} WHERE {where} LIMIT ?)"
+        yield from self._walk(_WAITING, to_ms(now - kept.waiting), rows)
+        yield from self._sweep("bounces", "at < ?", to_ms(now - limits.soft_window), rows)
+        yield from self._walk(_RECIPIENTS, to_ms(now - kept.episodes), rows)
+        yield from self._sweep("refusals", "at < ?", to_ms(now - limits.block_window), rows)
+        yield from self._sweep("claims", "at < ?", to_ms(now - kept.waiting), rows)
+        yield from self._sweep("backoffs", "not_before < ?", to_ms(now - limits.backoff_most * 2), rows)
+        yield from self._sweep("operators", "at < ?", to_ms(now - kept.operators), rows)
+        yield from self._sweep("counts", "hour < ?", to_ms(now - kept.counts), rows)
+        yield from self._sweep("blocks", "state = 'closed' AND ends < ?", to_ms(now - kept.blocks), rows)
+
+    def _sweep(self, table: str, where: str, before: int, rows: int) -> Iterator[int]:
+        """Remove the old rows of a table in which an index finds them, or which is small."""
+        key = ", ".join(TABLES[table])
+        sql = f"DELETE FROM {table} WHERE ({key}) IN (SELECT {key} FROM {table} WHERE {where} LIMIT ?)"
+        removed = rows
+        while removed >= rows:
             with self.writing() as db:
-                removed += db.execute(sql, (to_ms(now - age), limit)).rowcount
-        return removed
+                removed = db.execute(sql, (before, rows)).rowcount
+            yield removed
+
+    def _walk(self, walk: _Walk, before: int, rows: int) -> Iterator[int]:
+        """Remove the old rows of a table in which no index tells them from those that stay: all are looked at."""
+        order = ", ".join(walk.order)
+        look = (
+            f"SELECT {order}, {walk.goes} FROM {walk.table} AS r WHERE {walk.within} AND ({order}) > (:first, :second)"
+            f" ORDER BY {order} LIMIT :rows"
+        )
+        # asked again, for something may have been written since the look
+        remove = f"DELETE FROM {walk.table} AS r WHERE ({order}) = (:first, :second) AND {walk.within} AND {walk.goes}"
+        place, looked_at = walk.start, rows
+        while looked_at >= rows:
+            with self.reading() as db:
+                at = {"first": place[0], "second": place[1], "before": before, "rows": rows}
+                found = db.execute(look, at).fetchall()
+            looked_at, removed = len(found), 0
+            old = [{"first": first, "second": second, "before": before} for first, second, goes in found if goes]
+            if old:
+                with self.writing() as db:
+                    removed = db.executemany(remove, old).rowcount
+            if found:
+                place = found[-1][:2]
+            yield removed
 
     def check(self) -> list[str]:
         """Return what is wrong with the file, one line a fault; empty = sound."""

@@ -323,8 +323,11 @@ class Store(Protocol):
     def counts(self, since: datetime) -> list[Count]:
         """Return the hourly counts since then."""
 
-    def prune(self, now: datetime, limit: int = 50_000) -> int:
-        """Remove what is past its retention, at most `limit` rows a table; return how many went. Call it hourly."""
+    def prune(self, now: datetime) -> int:
+        """Remove all that is past its retention; return how many rows went."""
+
+    def pruning(self, now: datetime) -> Iterator[int]:
+        """Remove the same in short steps, each when it is asked for; yield how many rows went. Begin one hourly."""
 
     def check(self) -> list[str]:
         """Return what is wrong with the file, one line a fault; empty = sound."""

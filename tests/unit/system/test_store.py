@@ -12,7 +12,8 @@ from milter_bounce.decide.advise import Adviser, Limits
 from milter_bounce.decide.schedule import Schedules
 from milter_bounce.delivery import Action, DeliveryStatus, Source
 from milter_bounce.pipeline import judge
-from milter_bounce.system.sqlite_rows import folded
+from milter_bounce.system import sqlite_admin
+from milter_bounce.system.sqlite_rows import folded, to_ms
 from milter_bounce.system.sqlite_store import SqliteStore
 from milter_bounce.system.store import Due, LogPosition, Retention
 from milter_bounce.verdict import (
@@ -631,11 +632,50 @@ def test_store_prune_keeps_what_matters(store, log):
 
 
 def test_store_prune_goes_in_steps(store, log):
-    """A large store is pruned a bite at a time."""
+    """No step removes more than its rows, and all steps together remove what one would."""
     for i in range(5):
-        log.fails("mailbox-full", recipient=f"u{i}@example.net", queue_id=f"4c{i}")
-    assert store.prune(NOW + 400 * DAY, limit=2) >= 2
-    assert len(list(store.export())) > 0
+        log.fails("mailbox-full", recipient=f"u{i}@example.net", queue_id=f"4c{i}", action=Action.FAILED)
+        log.fails("greylisted", recipient=f"w{i}@example.net", queue_id=f"4w{i}")
+    steps = list(store.pruning(NOW + 400 * DAY, 2))
+    assert max(steps) == 2
+    assert sum(steps) == 5 + 5 + 10 + 1 + 1, "waiting, bounces, recipients, counts of two categories"
+    assert [row["table"] for row in store.export()] == []
+
+
+def test_store_prune_looks_at_a_stated_number_of_rows_in_a_step(store, log):
+    """Rows that may not go are passed over a step at a time, and what lies behind them is reached."""
+    for i in range(9):
+        at = NOW + i * MINUTE
+        log.fails("mailbox-full", at, recipient=f"u{i}@example.net", queue_id=f"4c{i}", action=Action.FAILED)
+    log.fails("greylisted", NOW + HOUR, recipient="last@example.net")
+    now, statements = NOW + 20 * DAY, []
+    store.connection().set_trace_callback(statements.append)
+    steps = list(store.pruning(now, 3))
+    store.connection().set_trace_callback(None)
+    looks = [text for text in statements if text.startswith("SELECT last_failure")]
+    assert len(looks) == 4
+    assert all(text.endswith("LIMIT 3") for text in looks)
+    assert sum(steps) == 2, "one message that waits, one recipient"
+    assert store.recipient("last@example.net").episode is None
+    assert all(store.recipient(f"u{i}@example.net").episode for i in range(9))
+
+
+def test_store_prune_keeps_who_fails_again_meanwhile(store, log, monkeypatch):
+    """Others write between the look and the removal: what is young again stays."""
+    for i in range(4):
+        log.fails("greylisted", recipient=f"u{i}@example.net", queue_id=f"4c{i}")
+        with store.batch() as batch:
+            batch.gone(f"4c{i}")
+    other, writing = Log(SqliteStore(store.path)), store.writing
+
+    def others_first():
+        other.fails("greylisted", NOW + 20 * DAY, recipient="u1@example.net", queue_id="4cX")
+        return writing()
+
+    monkeypatch.setattr(store, "writing", others_first)
+    assert list(store._walk(sqlite_admin._RECIPIENTS, to_ms(NOW + DAY), 2)) == [1, 2, 0]
+    assert [bool(store.recipient(f"u{i}@example.net").episode) for i in range(4)] == [False, True, False, False]
+    other.store.close()
 
 
 def test_store_vacuum_and_check(store):
