@@ -1,17 +1,24 @@
 """What logd does with lines: read, judged, remembered; then told.
 
 Goes in: batches of log lines with the position behind them. Goes out: to the
-store, everything of a batch and its position in one transaction; after that,
-to the mail log, one line per failed attempt and notice, and to the notifier.
+store, what a portion of a batch tells and the position behind that portion, in
+one transaction; after that, to the mail log, one line per failed attempt and
+notice, and to the notifier.
 
-A batch that the store does not take is kept and tried again: nothing is read
+A portion that the store does not take is kept and tried again: nothing is read
 meanwhile, so nothing is lost and nothing counts twice.
+
+Limits: a portion ends after `PORTION_S` of judging; whoever writes the replies
+decides how long one takes, and a program that is ended in the middle of a batch
+must find some of it done when it starts again. One line costs 0.1 s at most: rules
+see `limits.RULE_WORDS` characters of it.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+import time
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
@@ -24,10 +31,11 @@ from milter_bounce.parse.logline import Delivery, Expired, LogEvent, Removed
 from milter_bounce.pipeline import judge
 from milter_bounce.verdict import event, log_line, notice_line
 
+from .logtail import nobody
 from .store import LogPosition, StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from milter_bounce.decide.ruleset import RuleSet
     from milter_bounce.delivery import DeliveryStatus
@@ -43,6 +51,9 @@ if TYPE_CHECKING:
     from .store_dns import Mentions
 
 AHEAD: Final = limits.STAMP_AHEAD
+PORTION_S: Final = 1.0
+"""Seconds of judging after which the store is told: some seconds less than the silence that counts as a stall."""
+
 DOMAINS_KEPT: Final = limits.DOMAINS_KEPT
 
 
@@ -62,6 +73,41 @@ class Told:
         self.mentions: list[tuple[tuple[BlocklistMention, ...], datetime]] = []
 
 
+class _Taken:
+    """A batch under way. Each line is read once, whatever becomes of its commit: readers remember lines before."""
+
+    def __init__(self, batch: Batch, reader: LogReader) -> None:
+        self._batch, self._reader = batch, reader
+        self._read: list[list[Sent | LogEvent]] = []
+        self._done = 0
+
+    def told(self) -> Iterator[list[Sent | LogEvent]]:
+        """Yield what each line tells that is not done."""
+        lines = self._batch.lines
+        for number in range(len(lines) - self._done):
+            if number == len(self._read):
+                self._read.append(list(log_scan.events((lines[self._done + number],), self._reader)))
+            yield self._read[number]
+
+    def is_last(self, number: int) -> bool:
+        """Return whether nothing is left behind so many more lines."""
+        return self._done + number >= len(self._batch.lines)
+
+    def may_end(self, number: int) -> bool:
+        """Return whether there is a place to go on from behind so many more lines."""
+        return self._batch.behind is not None or self.is_last(number)
+
+    def position(self, number: int) -> str | None:
+        """Return the position behind so many more lines."""
+        behind = self._batch.behind
+        return self._batch.position if behind is None or self.is_last(number) else behind(self._done + number)
+
+    def done(self, number: int) -> None:
+        """Leave so many lines behind."""
+        del self._read[:number]
+        self._done += number
+
+
 class Learner:
     """Learns from one log.
 
@@ -75,6 +121,8 @@ class Learner:
         notifier: whom block notices go to.
         events: whether each outcome is printed as a line of JSON.
         mentions: takes the blocklists that refusals name, for dnsd.
+        alive: is called all along.
+        clock: seconds, for the length of a portion.
     """
 
     def __init__(
@@ -89,12 +137,14 @@ class Learner:
         *,
         events: bool = False,
         mentions: Mentions | None = None,
+        alive: Callable[[], None] = nobody,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._mentions = mentions
+        self._mentions, self._alive, self._clock = mentions, alive, clock
         self._name, self._reader, self._store = name, reader, store
         self._log, self._notifier, self._events = log, notifier, events
         self._domains: dict[str, str | None] = {}
-        self._waiting: tuple[list[Sent | LogEvent], str | None] | None = None
+        self._taken: _Taken | None = None
         self.use(rules, adviser, notifier)
 
     def use(self, rules: RuleSet, adviser: Adviser, notifier: Notifier) -> None:
@@ -102,34 +152,51 @@ class Learner:
         self._rules, self._adviser, self._notifier = rules, adviser, notifier
         self._operator = lru_cache(maxsize=4096)(rules.operator_of)
 
+    @property
+    def busy(self) -> bool:
+        """Return whether a part of the last batch is not learnt from yet."""
+        return self._taken is not None
+
     def take(self, batch: Batch, now: datetime) -> None:
-        """Read the lines of a batch; `commit` learns from them."""
+        """Begin with a batch; `commit` learns from its lines, a portion at each call."""
         self._reader.stamps.now = now
-        events = list(log_scan.events(batch.lines, self._reader))
-        self._waiting = (events, batch.position)
+        self._taken = _Taken(batch, self._reader)
 
     def commit(self, now: datetime) -> int:
-        """Remember what was taken, and tell; return how many deliveries that was.
+        """Remember the next portion of what was taken, and tell; return how many deliveries that was.
 
         Raises:
             StoreError: nothing was remembered or told; call again.
         """
-        if self._waiting is None:
+        taken = self._taken
+        if taken is None:
             return 0
-        events, position = self._waiting
-        told, count = Told(), 0
+        told = Told()
         try:
             with self._store.batch() as changes:
-                for found in events:
-                    count += self._tried(changes, found, now, told)
-                if position is not None:
+                lines, count = self._portion(changes, taken, now, told)
+                if (position := taken.position(lines)) is not None:
                     changes.position(LogPosition(self._name, cursor=position))
         except StoreError:
             self._domains.clear()  # what was noted there was not remembered
             raise
-        self._waiting = None
+        if taken.is_last(lines):
+            self._taken = None
+        taken.done(lines)
         self._tell(told)
         return count
+
+    def _portion(self, changes: Changes, taken: _Taken, now: datetime, told: Told) -> tuple[int, int]:
+        """Learn from lines until the portion's time is over; return how many lines and how many deliveries that were."""
+        end, lines, count = self._clock() + PORTION_S, 0, 0
+        for events in taken.told():
+            for found in events:
+                count += self._tried(changes, found, now, told)
+            lines += 1
+            self._alive()
+            if self._clock() >= end and taken.may_end(lines):
+                break
+        return lines, count
 
     def _tried(self, changes: Changes, found: Sent | LogEvent, now: datetime, told: Told) -> int:
         """Learn from one event; one that we stumble over is left out and told: the next start must not die of it too."""
@@ -208,6 +275,7 @@ class Learner:
     def _tell(self, told: Told) -> None:
         for line in told.lines:
             self._log.line(line)
+            self._alive()
         for warning in told.warnings:
             self._log.warning(warning)
         if told.events:
@@ -217,6 +285,7 @@ class Learner:
         if self._mentions is not None:
             for mentions, moment in told.mentions:
                 self._mentions.note(mentions, moment)
+                self._alive()
 
 
 def _moment(at: datetime | None, now: datetime) -> datetime:

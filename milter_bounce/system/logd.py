@@ -13,7 +13,7 @@ DESCRIPTION
 
 SIGNALS
     HUP reads configuration and rules again; broken ones leave the old in force and log
-    why. TERM and INT end the program after the batch under way.
+    why. TERM and INT end the program after the portion under way.
 
 DIAGNOSTICS
     Warnings go to the mail log. Exit status 0 after TERM or at the end of standard
@@ -22,7 +22,8 @@ DIAGNOSTICS
     STORE.logd, for `milter-bounce check`.
 
 LIMITS
-    1 MiB of log in one transaction; see logtail and parse/log for lines and memory.
+    1 MiB of log, or a second of judging it, in one transaction; see logtail and parse/log
+    for lines and memory.
 
 SECURITY
     Started as root it becomes settings.user before it reads the log; that user must be
@@ -66,6 +67,7 @@ from .store import StoreCorruptError, StoreError
 from .store_dns import Mentions
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
     from types import FrameType
 
@@ -92,7 +94,7 @@ PRUNE_EVERY_S: Final = 3600.0
 
 
 class Logd:
-    """The loop: a batch, its commit, now and then the housekeeping."""
+    """The loop: a batch, portion by portion, now and then the housekeeping; it beats all along."""
 
     def __init__(self, settings: Settings, config_path: Path | None, *, events: bool) -> None:
         self._settings, self._config_path = settings, config_path
@@ -104,6 +106,7 @@ class Logd:
         self._stopping = self._reload = False
         self._told: dict[str, float] = {}
         self._expired = self._pruned = time.monotonic()
+        self._pruning: Iterator[int] = iter(())
         self._clock = SteadyClock()
         self._reader = LogReader(utc_now(), local_zone())
         self._name = followed(settings.log)
@@ -111,18 +114,27 @@ class Logd:
         notifier = Notifier(settings.notify, self.log)
         mentions = Mentions(settings.store.path)
         self.learner = Learner(
-            self._name, self._reader, rules, adviser, self.store, self.log, notifier, events=events, mentions=mentions
+            self._name,
+            self._reader,
+            rules,
+            adviser,
+            self.store,
+            self.log,
+            notifier,
+            events=events,
+            mentions=mentions,
+            alive=self._heart.beat,
         )
 
     # -- signals -----------------------------------------------------------------
 
     def stop(self, number: int = 0, frame: FrameType | None = None) -> None:
-        """End after the batch under way."""
+        """End after the portion under way."""
         del number, frame
         self._stopping = True
 
     def reload(self, number: int = 0, frame: FrameType | None = None) -> None:
-        """Read configuration and rules again before the next batch."""
+        """Read configuration and rules again before the next portion."""
         del number, frame
         self._reload = True
 
@@ -163,14 +175,16 @@ class Logd:
                 self._heart.beat()
                 if self._reload:
                     self._do_reload()
-                batch = self._batch(source)
-                if batch is None:
-                    break
-                # the very first position counts without a line, too: what is written while we are away is news
-                if batch.lines or batch.position not in (None, position):
-                    self.learner.take(batch, utc_now())
+                if not self.learner.busy:
+                    batch = self._batch(source)
+                    if batch is None:
+                        break
+                    # the very first position counts without a line, too: what is written while we are away is news
+                    if batch.lines or batch.position not in (None, position):
+                        self.learner.take(batch, utc_now())
+                        position = batch.position
+                if self.learner.busy:
                     self._commit()
-                    position = batch.position
                 self._housekeeping()
                 self._look_for_log()
                 if batch is not _NOTHING and not self._claim.sign(follows=self._name):
@@ -264,7 +278,8 @@ class Logd:
                 self.learner.notices(self.store.expire(utc_now()))
             if now - self._pruned >= PRUNE_EVERY_S:
                 self._pruned = now
-                self.store.prune(utc_now())
+                self._pruning = self.store.pruning(utc_now())
+            next(self._pruning, None)  # one step a turn: the log does not wait for the rest
         except StoreError as error:
             self._grumble("store", f"housekeeping is put off: {error}")
 

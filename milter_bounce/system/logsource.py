@@ -124,6 +124,11 @@ class _Pipe:
         return whole
 
 
+def _nowhere(count: int) -> None:
+    """Return that standard input has no positions."""
+    del count
+
+
 class StdinSource:
     """Standard input; it has an end, and no position."""
 
@@ -135,7 +140,7 @@ class StdinSource:
     def batch(self, seconds: float) -> Batch | None:
         """Return the lines that came."""
         lines = self._pipe.lines(seconds)
-        return None if lines is None else Batch([line.decode("utf-8", "replace") for line in lines], None)
+        return None if lines is None else Batch([line.decode("utf-8", "replace") for line in lines], None, _nowhere)
 
     def close(self) -> None:
         """Leave standard input as it is."""
@@ -196,8 +201,12 @@ class JournalSource:
         if raw is None:
             self._not_before = time.monotonic() + 5
             raise OSError(f"journalctl ended: {self._last_words()}; it is started again")
-        lines = [line for entry in raw if (line := self._entry(entry)) is not None]
-        return Batch(lines, self._cursor)
+        lines, cursors = [], []
+        for entry in raw:
+            if (line := self._entry(entry)) is not None:
+                lines.append(line)
+                cursors.append(self._cursor)
+        return Batch(lines, self._cursor, lambda count: cursors[count - 1])
 
     def _entry(self, raw: bytes) -> str | None:
         """Return a journal entry as a line of a log; None for one without message or time, or by somebody else."""

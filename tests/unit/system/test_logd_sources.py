@@ -91,6 +91,34 @@ def test_journal_entries_become_lines(tmp_path):
     assert batch.position == "s=1;i=7"
 
 
+def test_each_entry_of_the_journal_is_a_place_to_go_on_from(tmp_path):
+    """A part of a batch ends at the cursor of its last line, entries that are no line of a mail log left out."""
+    entries = [ENTRY | {"__CURSOR": f"i={n}"} | ({"_UID": "1000"} if n % 2 else {}) for n in range(6)]
+    source = JournalSource(None, command=journalctl(tmp_path, *entries), writers=frozenset({"0"}))
+    places = []
+    while len(places) < 3:
+        batch = source.batch(5)
+        places += [batch.behind(count + 1) for count in range(len(batch.lines))]
+    source.close()
+    assert places == ["i=0", "i=2", "i=4"]
+
+
+def test_file_that_cannot_be_read_is_told_through_the_source(tmp_path):
+    """What the follower warns of reaches whoever made the source, and its signs of life do."""
+    log, told, beats = tmp_path / "mail.log", [], []
+    log.write_text("one\n")
+    position = make_source(str(log), None, from_start=True).batch(0).position
+    log.rename(tmp_path / "old")
+    (tmp_path / "mail.log.1.gz").write_bytes(b"no archive")
+    log.write_text("live\n")
+    source = make_source(str(log), position, from_start=True, warn=told.append, alive=lambda: beats.append(1))
+    assert drain(source, 3) == ["live"]
+    source.close()
+    assert len(told) == 1
+    assert "mail.log.1.gz: is damaged" in told[0]
+    assert beats
+
+
 @pytest.mark.parametrize(
     ("change", "wanted"),
     [
