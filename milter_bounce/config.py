@@ -95,7 +95,7 @@ class StoreSection(_Section):
     """The SQLite file, shared by all programs of this host; its folder must be theirs to write."""
 
     lock_wait_s: float = Field(5.0, ge=0, le=60)
-    """How long a program waits while another one writes. The gate never waits."""
+    """How long a program waits while another one writes; milterd 0.2 s at most. The gate never waits."""
 
     episodes_days: float = Field(14.0, ge=3, le=365)
     """A recipient that was neither mailed nor failed for so long starts anew; suppressions stay."""

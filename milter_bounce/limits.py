@@ -355,7 +355,7 @@ REPORT_ROWS: Final = 200_000
 """Rows of believed and disbelieved reports that are kept."""
 
 REPORT_ROWS_WAITING: Final = 10_000
-"""Rows that wait for a store that cannot be written."""
+"""Recipients of reports that wait for a store that cannot be written: their rows of the ledger, and what they teach."""
 
 # -- programs that we start ------------------------------------------------------------------------------------------
 

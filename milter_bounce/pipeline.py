@@ -51,5 +51,19 @@ def judge(
         genuine_reason: why, in words.
     """
     verdict = rules.classify(status)
+    return advised(status, verdict, recall, adviser, now, genuine=genuine, genuine_reason=genuine_reason)
+
+
+def advised(
+    status: DeliveryStatus,
+    verdict: Classification,
+    recall: Callable[[DeliveryStatus, Classification], History],
+    adviser: Adviser,
+    now: datetime,
+    *,
+    genuine: bool | None = None,
+    genuine_reason: str = "",
+) -> Outcome:
+    """Return the outcome for one status that is classified already; see `judge`."""
     history = History() if genuine is False else recall(status, verdict)
     return Outcome(status, verdict, adviser.advise(status, verdict, history, now), genuine, genuine_reason)

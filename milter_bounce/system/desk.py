@@ -3,10 +3,15 @@
 Goes in: a message as far as the milter read it, and how it came. Comes out: what to
 do with it (`Handled`): headers to add, and whether it may pass. Everything that can
 fail here - rules, store, log - costs its own part and never the mail.
+
+Limits: a message waits for the store twice `STORE_WAIT_S` at most, however many
+recipients its report names. What the store does not take then is judged without
+history and remembered later (``keeper``), and for `STORE_REST_S` nobody asks again.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import threading
@@ -25,6 +30,7 @@ from milter_bounce.verdict import EMPTY_HISTORY, AdviceKind, Outcome, event, log
 
 from . import keys
 from .advising import make_adviser, make_store
+from .keeper import Keeper, Lesson
 from .notify import Notifier
 from .readers import ReportRules, load_readers
 from .rulefiles import load_rules
@@ -33,7 +39,7 @@ from .store_dns import Mentions
 from .store_reports import ReportLedger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from milter_bounce.config import Settings
     from milter_bounce.decide.ruleset import RuleSet
@@ -42,10 +48,19 @@ if TYPE_CHECKING:
     from milter_bounce.verdict import Classification, History, Notice
 
     from .maillog import MailLog
-    from .store import Batch
+    from .store import Batch, Store
 
 HEADER_LIMIT: Final = limits.ADDED_FIELDS
 RECIPIENTS_LIMIT: Final = limits.JUDGED_RECIPIENTS
+
+STORE_WAIT_S: Final = 0.2
+"""Seconds that a message waits for other messages' turn at the store, and as long for other programs' writing."""
+
+STORE_REST_S: Final = 2.0
+"""Seconds for which the store is left alone after it failed: the next messages must not wait for it one by one."""
+
+KEEPER_WAIT_S: Final = 0.5
+"""Seconds that what is written later waits for other programs' writing."""
 
 STORE_GRUMBLE_S: Final = 60.0
 """Seconds between two warnings about a store that cannot be used."""
@@ -86,6 +101,28 @@ class Engine:
         return cls(settings, load_rules(settings), make_adviser(settings), trust, faults)
 
 
+class _NotNowError(StoreError):
+    """The store is left alone at the moment, or others are at it; nothing to tell of."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Classified:
+    """One status of a report: what it says, what that means, whether it is believed."""
+
+    status: DeliveryStatus
+    verdict: Classification
+    proof: Proof
+
+    def judged(
+        self, recall: Callable[[DeliveryStatus, Classification], History], adviser: pipeline.Adviser, now: datetime
+    ) -> Outcome:
+        """Return the outcome by what `recall` remembers."""
+        proof = self.proof
+        return pipeline.advised(
+            self.status, self.verdict, recall, adviser, now, genuine=proof.genuine, genuine_reason=proof.reason
+        )
+
+
 class Desk:
     """Handles reports; used by many threads at once.
 
@@ -99,15 +136,23 @@ class Desk:
     def __init__(self, settings: Settings, log: MailLog, *, events: bool = False, explain: bool = False) -> None:
         self.engine = Engine.make(settings)
         self.readers = load_readers()
-        self.store = make_store(settings)
+        self.store = make_store(_hasty(settings, STORE_WAIT_S))
         self.log = log
         self._events = events
         self._explain = explain
-        self._ledger = ReportLedger(settings.store.path)
-        self._mentions = Mentions(settings.store.path)
         self._store_lock = threading.Lock()
+        self._store_rests_until = 0.0
         self._notifier = Notifier(settings.notify, log)
         self._grumbled = -STORE_GRUMBLE_S
+        self._keeper = Keeper(
+            make_store(_hasty(settings, KEEPER_WAIT_S)),
+            ReportLedger(settings.store.path),
+            Mentions(settings.store.path),
+            self._learn,
+            self._announce,
+            log.warning,
+            self._grumble,
+        )
         self._tell_faults()
 
     def reload(self, settings: Settings) -> None:
@@ -132,38 +177,47 @@ class Desk:
         engine, now = self.engine, datetime.now(UTC)
         if engine.trust.today != (today := keys.today()):
             engine.trust = replace(engine.trust, today=today)
-        outcomes, rules, ours = [], ReportRules(report, engine.rules), False
-        known = arrival.own and self._log_is_followed()
-        for found in report.statuses[:RECIPIENTS_LIMIT]:
+        found = self._classified(report, queue_id, arrival, now)
+        judged = self._judged(engine, found, now, own=arrival.own)
+        for outcome, notices in judged:
+            self._tell(outcome, notices)
+        if (left := len(report.statuses) - RECIPIENTS_LIMIT) > 0:
+            self.log.warning(f"{printable(queue_id or 'NOQUEUE')}: report names {left} more recipients than are read")
+        outcomes = [outcome for outcome, _ in judged]
+        self._keeper.note(outcomes, now)
+        ours = any(one.proof.ours for one in found)
+        refuse = None if ours else self._refusal(report, outcomes)
+        return Handled(tuple(header_value(report, o) for o in outcomes[:HEADER_LIMIT]), tuple(outcomes), refuse)
+
+    def _classified(
+        self, report: DeliveryReport, queue_id: str | None, arrival: Arrival, now: datetime
+    ) -> list[_Classified]:
+        """Return what the statuses of a report mean, and which of them are believed; asks no store."""
+        engine, found = self.engine, list[_Classified]()
+        rules = ReportRules(report, engine.rules)
+        for told in report.statuses[:RECIPIENTS_LIMIT]:
             # in a report of this very MTA, whatever no remote MTA said is our own side's trouble
-            local = arrival.own and found.diagnostic_type not in {None, "smtp"}
+            local = arrival.own and told.diagnostic_type not in {None, "smtp"}
             status = replace(
-                found,
+                told,
                 queue_id=queue_id,
                 source=Source.REPORT,
-                at=found.at or now,
+                at=told.at or now,
                 local=local,
                 hearsay=not arrival.own and not engine.settings.block.believe_reports,
             )
             proof = believe(report, status, arrival, engine.trust)
-            ours = ours or proof.ours
-            outcome, notices = self._judge(engine, rules, proven(status, proof), now, proof, known=known)
-            outcomes.append(outcome)
-            self._tell(outcome, notices)
-        if (left := len(report.statuses) - RECIPIENTS_LIMIT) > 0:
-            self.log.warning(f"{printable(queue_id or 'NOQUEUE')}: report names {left} more recipients than are read")
-        with self._store_lock:
-            self._ledger.add(outcomes, now)
-        refuse = None if ours else self._refusal(report, outcomes)
-        return Handled(tuple(header_value(report, o) for o in outcomes[:HEADER_LIMIT]), tuple(outcomes), refuse)
+            status = proven(status, proof)
+            found.append(_Classified(status, rules.classify(status), proof))
+        return found
+
+    def start(self) -> None:
+        """Begin to write what nobody waits for, in a thread of its own."""
+        self._keeper.start()
 
     def flush(self) -> None:
-        """Write the ledger; call it every second and at the end."""
-        with self._store_lock:
-            try:
-                self._ledger.flush(datetime.now(UTC))
-            except StoreError as error:
-                self._grumble(error)
+        """Write what waits to be written, in a second or two at most; call it at the end."""
+        self._keeper.turn(1.0)
 
     def _refusal(self, report: DeliveryReport, outcomes: list[Outcome]) -> str | None:
         """Return what to do about backscatter: nothing, unless told so and all our mail carries a token."""
@@ -173,40 +227,88 @@ class Desk:
         forged = outcomes and not any(outcome.genuine for outcome in outcomes)
         return wanted if wanted != "accept" and stamped and bounced and forged else None
 
-    def _judge(
-        self, engine: Engine, rules: pipeline.Rules, status: DeliveryStatus, now: datetime, proof: Proof, *, known: bool
-    ) -> tuple[Outcome, Sequence[Notice]]:
-        """Return the outcome of one status and what began or ended with it; without a store it is a first contact.
+    def _judged(
+        self, engine: Engine, found: list[_Classified], now: datetime, *, own: bool
+    ) -> list[tuple[Outcome, Sequence[Notice]]]:
+        """Return the outcome of each status, and what began or ended with it; what is believed is remembered, now or later.
 
-        What is `known` from the log - a report that this MTA made of a delivery it logged - is not remembered twice.
+        Where the store cannot be used each is a first contact.
         """
-
-        def judged(recall: Callable[[DeliveryStatus, Classification], History]) -> Outcome:
-            return pipeline.judge(
-                status, rules, recall, engine.adviser, now, genuine=proof.genuine, genuine_reason=proof.reason
-            )
-
-        notices: Sequence[Notice] = ()
-        with self._store_lock:
+        judged: list[tuple[Outcome, Sequence[Notice]]] = []
+        if any(one.proof.genuine for one in found):
             try:
-                if not proof.genuine:
-                    return judged(self.store.recall), notices
-                with self.store.batch() as batch:
-                    outcome = judged(batch.recall)
-                    notices = () if known else _remember(batch, outcome, now)
-                self._mentions.note(outcome.classification.blocklists, now)
+                with self._store_at_hand() as store:
+                    self._remembered(store, engine, found, now, judged, own=own)
+            except _NotNowError:
+                pass
             except StoreError as error:
+                self._store_rests_until = time.monotonic() + STORE_REST_S
                 self._grumble(error)
-                return judged(_no_history), ()
-        return outcome, notices
+            else:
+                return judged
+        # nothing was remembered; what was judged by its history all the same stays so
+        rest = [one.judged(_no_history, engine.adviser, now) for one in found[len(judged) :]]
+        outcomes = [*(outcome for outcome, _ in judged), *rest]
+        self._keeper.later(Lesson(outcome, now, own) for outcome in outcomes if outcome.genuine)
+        return [(outcome, ()) for outcome in outcomes]
 
-    def _log_is_followed(self) -> bool:
-        with self._store_lock:
-            try:
-                return self._ledger.log_is_followed()
-            except StoreError as error:
-                self._grumble(error)
-        return False
+    @contextlib.contextmanager
+    def _store_at_hand(self) -> Iterator[Store]:
+        """Yield the store to one message at a time.
+
+        Raises:
+            StoreError: it is left alone, or others took too long.
+        """
+        if not self._store_lock.acquire(timeout=STORE_WAIT_S):
+            raise _NotNowError
+        try:
+            if time.monotonic() < self._store_rests_until:
+                raise _NotNowError
+            yield self.store
+        finally:
+            self._store_lock.release()
+
+    def _remembered(
+        self,
+        store: Store,
+        engine: Engine,
+        found: list[_Classified],
+        now: datetime,
+        judged: list[tuple[Outcome, Sequence[Notice]]],
+        *,
+        own: bool,
+    ) -> None:
+        """Add to `judged` the outcomes of one report and what they begin or end, remembered in one transaction.
+
+        What is known from the log - a report that this MTA made of a delivery it logged - is not remembered twice.
+
+        Raises:
+            StoreError: nothing is remembered; `judged` holds those outcomes that were judged before.
+        """
+        known = own and store.log_is_followed()
+        if known or self._keeper.behind:
+            judged += ((one.judged(store.recall, engine.adviser, now), ()) for one in found)
+            if not known:
+                raise _NotNowError
+            return
+        with store.batch() as batch:
+            for one in found:
+                outcome = one.judged(batch.recall, engine.adviser, now)
+                judged.append((outcome, _remember(batch, outcome, now) if outcome.genuine else ()))
+
+    def _learn(self, batch: Batch, lesson: Lesson) -> Sequence[Notice]:
+        """Remember what had to wait, judged by what the store knows by now; return what began or ended with it."""
+        told, adviser = lesson.outcome, self.engine.adviser
+        outcome = pipeline.advised(
+            told.status,
+            told.classification,
+            batch.recall,
+            adviser,
+            lesson.at,
+            genuine=told.genuine,
+            genuine_reason=told.genuine_reason,
+        )
+        return _remember(batch, outcome, lesson.at)
 
     def refusal(self, recipient: str, sender: str) -> str | None:
         """Return the text that refuses a suppressed recipient at submission; None lets it pass.
@@ -218,8 +320,8 @@ class Desk:
         bare = recipient.removeprefix("<").removesuffix(">")
         if sender in AllowList.of(policy.allow_senders) or bare in AllowList.of(policy.allow_recipients):
             return None
-        with self._store_lock:
-            standing = self.store.gate_lookup(bare, datetime.now(UTC))
+        # the gate's own reader: it never stands behind what is written
+        standing = self.store.gate_lookup(bare, datetime.now(UTC))
         if standing.kind is not AdviceKind.SUPPRESS:
             return None
         return f"<{printable(bare, 256)}>: {suppressed(standing).text}"
@@ -230,17 +332,29 @@ class Desk:
             self._grumbled = time.monotonic()
             self.log.warning(f"the store cannot be used, mail and advice go on without history: {error}")
 
+    def _announce(self, notices: Iterable[Notice]) -> None:
+        """Tell of what began or ended."""
+        told = list(notices)
+        for notice in told:
+            self.log.line(notice_line(notice))
+        self._notifier.tell(told)
+
     def _tell(self, outcome: Outcome, notices: Sequence[Notice]) -> None:
         self.log.line(log_line(outcome))
-        for notice in notices:
-            self.log.line(notice_line(notice))
-        self._notifier.tell(notices)
+        self._announce(notices)
         if self._explain:
             verdict = "believed" if outcome.genuine else "not believed"
             self.log.line(f"{outcome.status.queue_id}: report {verdict}: {printable(outcome.genuine_reason)}")
         if self._events:
             sys.stdout.write(json.dumps(event(outcome), ensure_ascii=True) + "\n")
             sys.stdout.flush()
+
+
+def _hasty(settings: Settings, wait_s: float) -> Settings:
+    """Return the settings with a store that waits no longer than `wait_s` for other programs."""
+    section = settings.store
+    wait_s = min(section.lock_wait_s, wait_s)
+    return settings.model_copy(update={"store": section.model_copy(update={"lock_wait_s": wait_s})})
 
 
 def _remember(batch: Batch, outcome: Outcome, now: datetime) -> Sequence[Notice]:

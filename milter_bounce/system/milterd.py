@@ -22,7 +22,8 @@ DIAGNOSTICS
 LIMITS
     1 MiB of a message (milter.max_message_bytes), 256 KiB of header fields, 1,000
     recipients of a report, the words of its first 50 different replies (beyond, codes
-    alone decide), 20 header fields added.
+    alone decide), 20 header fields added. A report waits 0.4 s for the store at most; what
+    it does not take then is remembered later, 10,000 recipients at most, in memory.
 
 SECURITY
     Started as root it becomes settings.user before it reads a byte from outside.
@@ -337,7 +338,6 @@ def _serve(settings: Settings, config_path: Path | None, orders: int, *, events:
         while True:
             heart.beat()
             service.today = keys.today()
-            service.desk.flush()
             time.sleep(BEAT_S)
 
     threading.Thread(target=obey, daemon=True).start()
@@ -349,6 +349,7 @@ def _serve(settings: Settings, config_path: Path | None, orders: int, *, events:
     settle()
     log.line(f"listening on {settings.milter.socket}, mode {settings.mode}")
     threading.Thread(target=live, daemon=True).start()
+    service.desk.start()
     try:
         Milter.runmilter(NAME, settings.milter.socket, TIMEOUT_S, rmsock=False)
     finally:

@@ -1,4 +1,4 @@
-"""The reading side of the store for answers that cannot wait: gate, policy service, flusher.
+"""The reading side of the store for answers that cannot wait: gate, policy service, milterd, flusher.
 
 Goes in: an address, the time. Comes out: what stands in its way; what is due.
 Does not: write, or wait for a program that does - WAL readers never do.
@@ -171,6 +171,15 @@ class Gate:
             else:
                 known = self._known(recipient, now, operator, sender)
         return standing(recipient, known, now, self._limits)
+
+    def log_is_followed(self) -> bool:
+        """Return whether logd reads a log into this store.
+
+        Raises:
+            StoreError: the file cannot be read.
+        """
+        with self._lock:
+            return bool(self._rows("SELECT 1 FROM positions LIMIT 1", ()))
 
     def _known(self, recipient: str, now: datetime, operator: str | None, sender: str | None) -> Known:
         rows = self._rows(f"SELECT {EPISODE} FROM recipients WHERE recipient = ?", (recipient,))

@@ -183,6 +183,13 @@ class SqliteStore(Holding):
             row = db.execute(sql, (name,)).fetchone()
         return LogPosition(*row) if row else None
 
+    def log_is_followed(self) -> bool:
+        """Return whether logd reads the mail log into this store: then it knows what this MTA's own reports tell.
+
+        Asked of the gate's reader, which waits for nobody.
+        """
+        return self._gate.log_is_followed()
+
     # the gate
 
     def gate_lookup(

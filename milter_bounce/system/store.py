@@ -230,6 +230,9 @@ class Store(Protocol):
     def log_position(self, name: str) -> LogPosition | None:
         """Return up to where the log `name` was read; None where it never was."""
 
+    def log_is_followed(self) -> bool:
+        """Return whether logd reads the mail log into this store: then it knows what this MTA's own reports tell."""
+
     # what the gate, the policy service and the flusher ask
 
     def gate_lookup(

@@ -9,6 +9,7 @@ Limits: rows are kept `KEPT`, and `ROWS_LIMIT` of them at most: anybody can send
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -64,7 +65,7 @@ def _row(outcome: Outcome, now: datetime) -> tuple[object, ...]:
 
 
 class ReportLedger:
-    """The table of reports in the store at `path`; one thread at a time.
+    """The table of reports in the store at `path`. `add` may be called from any thread, the rest from one at a time.
 
     Every method may raise `StoreError` and nothing else.
     """
@@ -75,6 +76,7 @@ class ReportLedger:
         self._identity: object = None
         self._written = 0
         self._waiting: deque[tuple[object, ...]] = deque(maxlen=WAITING_LIMIT)
+        self._lock = threading.Lock()
 
     def _open(self) -> sqlite3.Connection:
         if self._db is not None and self._identity != identity(self._path):
@@ -89,11 +91,14 @@ class ReportLedger:
 
     def add(self, outcomes: Sequence[Outcome], now: datetime) -> None:
         """Remember the outcomes of one report, until `flush` writes them; beyond `WAITING_LIMIT` the oldest go."""
-        self._waiting.extend(_row(outcome, now) for outcome in outcomes)
+        rows = [_row(outcome, now) for outcome in outcomes]
+        with self._lock:
+            self._waiting.extend(rows)
 
     def flush(self, now: datetime) -> None:
         """Write what waits, in one transaction."""
-        rows = list(self._waiting)
+        with self._lock:
+            rows = list(self._waiting)
         if not rows:
             return
         db = self._open()
@@ -112,19 +117,15 @@ class ReportLedger:
             except BaseException:
                 db.execute("ROLLBACK")
                 raise
-        for _ in rows:
-            self._waiting.popleft()
+        with self._lock:
+            for row in rows:  # those that made room meanwhile are gone already
+                if self._waiting and self._waiting[0] is row:
+                    self._waiting.popleft()
 
     def _prune(self, db: sqlite3.Connection, now: datetime) -> None:
         self._written = 0
         db.execute("DELETE FROM reports WHERE at < ?", (int((now - KEPT).timestamp() * 1000),))
         db.execute("DELETE FROM reports WHERE id <= (SELECT max(id) FROM reports) - ?", (ROWS_LIMIT,))
-
-    def log_is_followed(self) -> bool:
-        """Return whether logd reads the mail log into this store: then it knows what this MTA's own reports tell."""
-        db = self._open()
-        with guarded(self._path):
-            return db.execute("SELECT 1 FROM positions LIMIT 1").fetchone() is not None
 
     def about(self, recipient: str, limit: int = 20) -> list[dict[str, object]]:
         """Return the latest reports about a recipient, the youngest first."""
