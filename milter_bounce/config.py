@@ -253,7 +253,7 @@ class GateSection(_Section):
     """Return mail to a suppressed recipient (5.1.1) instead of trying it."""
 
     give_up: bool = True
-    """Return a message whose recipient has failed for the whole schedule (5.4.7)."""
+    """Return a message that was tried in vain for the whole schedule (5.4.7); with Postfix only where [due] is on."""
 
     on_policy_block: Literal["hold", "bounce"] = "hold"
     """hold: mail to a destination that blocks us waits. bounce: it is returned to the sender at once (5.7.1)."""

@@ -57,8 +57,8 @@ class FixedMemory:
         self.fails: str | None = None
         self.asked: list[str] = []
 
-    def gate_lookup(self, recipient, now, *, operator=None, sender=None):
-        del now, operator, sender
+    def gate_lookup(self, recipient, now, *, operator=None, sender=None, queue_id=None):
+        del now, operator, sender, queue_id
         self.asked.append(recipient)
         if self.fails:
             raise StoreError(self.fails)

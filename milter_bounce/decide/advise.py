@@ -72,7 +72,7 @@ class Limits:
     backoff_least: timedelta = timedelta(minutes=10)
     backoff_most: timedelta = timedelta(hours=1)
     give_up_grace: timedelta = timedelta(hours=2)
-    """How long the gate returns what still waits for a recipient whose schedule is used up."""
+    """How long the gate returns a message whose schedule is used up; what still waits then is tried by the MTA's own."""
 
     def scaled(self, scale: float) -> Limits:
         """Return the same limits with every time multiplied by `scale`."""

@@ -11,6 +11,7 @@ delivered while HELD goes straight to RAMP; a refusal on TRIAL or RAMP goes back
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 from zlib import crc32
 
@@ -31,7 +32,7 @@ from milter_bounce.verdict import (
 from .advise import CLOCK_GRAIN, destination_key
 
 if TYPE_CHECKING:
-    from datetime import datetime, timedelta
+    from datetime import datetime
 
     from milter_bounce.delivery import DeliveryStatus
     from milter_bounce.verdict import Advice, Classification
@@ -185,8 +186,8 @@ class Known:
 
     suppression: Suppression | None = None
     episode: Episode | None = None
-    waits: bool = False
-    """Whether messages of the recipient's used-up schedule are still in the queue."""
+    waits_since: datetime | None = None
+    """When the message that is asked about first failed; where that one is not known, the youngest that waits; None = none."""
 
     block: Block | None = None
     """Of its destination, not over."""
@@ -197,6 +198,10 @@ class Known:
 def standing(recipient: str, known: Known, now: datetime, limits: Limits) -> Standing:
     """Return what stands in the way of `recipient`: suppression, used-up schedule, block, its own time, back-off.
 
+    Used up is the schedule of a message, not of an address: GIVE_UP stands only when that message has waited as long as
+    the one that used it up - with the message not known, when all that wait have. Until then the others are tried on,
+    the last wait apart. What never failed waits nowhere and is no message to give up.
+
     What was remembered as later than tomorrow stands in nobody's way: mail flows, whatever a clock said.
     """
     tomorrow = now + CLOCK_AHEAD
@@ -206,10 +211,11 @@ def standing(recipient: str, known: Known, now: datetime, limits: Limits) -> Sta
     episode = known.episode
     if episode is not None and episode.last_failure > tomorrow:
         episode = None
-    if episode is not None and episode.given_up is not None and known.waits:
-        if now < episode.given_up + limits.give_up_grace:
+    if episode is not None and episode.given_up is not None and known.waits_since is not None:
+        ended = episode.given_up + max(known.waits_since - episode.first_failure, timedelta(0))
+        if ended <= now < ended + limits.give_up_grace:
             return _of_episode(AdviceKind.GIVE_UP, episode)
-        episode = None
+        episode = _tried_on(episode) if now < ended else None
     if known.block is not None and latest(known.block) <= tomorrow:
         return _blocked(recipient, known.block, now, limits)
     # an episode that ended in a block which is over waits for nothing
@@ -220,6 +226,11 @@ def standing(recipient: str, known: Known, now: datetime, limits: Limits) -> Sta
     if b is not None and now < b.not_before <= tomorrow + b.delay:
         return Standing(AdviceKind.RETRY, b.not_before, b.since, b.category, backoff=b.key)
     return FREE
+
+
+def _tried_on(episode: Episode) -> Episode | None:
+    """Return a used-up episode as it is to messages that have not used it up; None where there is nothing to wait for."""
+    return None if episode.delay is None else replace(episode, not_before=episode.last_failure + episode.delay)
 
 
 def _of_episode(kind: AdviceKind, episode: Episode) -> Standing:

@@ -28,6 +28,12 @@ LIMITS
 SECURITY
     Sockets have mode 0660 and the group answer.socket_group. Text from outside is escaped before it is answered or
     logged.
+
+BUGS
+    Postfix's gate asks about addresses, not messages. A used-up schedule is answered (5.4.7) only in the seconds after
+    [due] had its message tried; a fresh message to the same recipient that enters the queue in these very seconds - or
+    within 30 s on a host with no other mail, for so long the queue manager repeats its resolver's last answer - may go
+    back in its place. gate.give_up = false leaves all returning to Postfix's maximal_queue_lifetime.
 """
 
 from __future__ import annotations
@@ -45,7 +51,7 @@ from milter_bounce.protocol import memcache, policy, socketmap
 
 from .advising import make_store
 from .answers import Answers, Powers
-from .due import Flusher
+from .due import Awaited, Flusher
 from .heartbeat import EVERY_S, Heartbeat
 from .maillog import MailLog
 from .memory import settle
@@ -81,6 +87,7 @@ class Program:
         self._answers = make_answers(settings, lines.say)
         self._heart = Heartbeat()
         self._flusher: Flusher | None = None
+        self._awaited = Awaited()
         section = settings.answer
         limits = (section.connections, section.idle_s, section.request_s, lines.warning)
         wires = (
@@ -94,6 +101,7 @@ class Program:
     def _put_to_work(self) -> None:
         """Let the services answer with the answers in force, and the flusher follow the settings in force."""
         to_socketmap, to_gate, to_policy = self.services
+        self._answers.awaited = self._awaited
         to_socketmap.answer = self._answers.on_socketmap
         to_gate.answer = self._answers.on_memcache
         to_policy.answer = self._answers.on_policy
@@ -154,7 +162,7 @@ class Program:
                 "what falls due waits for the MTA's own queue runs"
             )
             return
-        self._flusher = Flusher(make_store(settings), mta, settings.due, self._lines.say)
+        self._flusher = Flusher(make_store(settings), mta, settings.due, self._lines.say, awaited=self._awaited)
         self._flusher.start()
 
     def _stop_flusher(self) -> None:

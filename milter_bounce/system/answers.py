@@ -28,6 +28,8 @@ from milter_bounce.parse.postfix_filter import FilterQuestion, read_filter_quest
 from milter_bounce.protocol import memcache, policy, socketmap
 from milter_bounce.verdict import GATE_MARK, KEEP, AdviceKind, Standing, printable
 
+from .due import Awaited
+from .sqlite_rows import folded
 from .store import StoreError
 
 if TYPE_CHECKING:
@@ -47,7 +49,13 @@ class Memory(Protocol):
     """What the answers need of the store (system.store.Store)."""
 
     def gate_lookup(
-        self, recipient: str, now: datetime, *, operator: str | None = None, sender: str | None = None
+        self,
+        recipient: str,
+        now: datetime,
+        *,
+        operator: str | None = None,
+        sender: str | None = None,
+        queue_id: str | None = None,
     ) -> Standing:
         """Return what stands in the way of `recipient`."""
 
@@ -121,6 +129,9 @@ class Answers:
     ) -> None:
         self._powers, self._memory, self._say, self._clock = powers, memory, say, clock
         self._probes = Probes(powers.probe_patience)
+        self.awaited = Awaited()
+        """Messages that the flusher has just had tried, see `_gate`."""
+
         self._away: str | None = None
         mode = "enforce" if powers.enforce else "advise"
         self._alive = f"retry:4.3.0 {GATE_MARK}answers, version {__version__}, mode {mode}"
@@ -186,20 +197,39 @@ class Answers:
             self._say("info: the store can be read again")
 
     def _gate(self, key: str) -> str | None:
+        """Return the gate's answer about a recipient: a transport, or None to let Postfix try.
+
+        Postfix names no message here. So a used-up schedule (5.4.7) is answered only when every message known to wait for
+        the recipient has used it up, and the flusher has asked Postfix for one of them in the last seconds: then this is
+        the question about that one. In any other case the message is tried, for it may be one that nobody knows of yet;
+        what is left over that way goes back at Postfix's own maximal_queue_lifetime (5 days by default). Not to be told
+        apart: a message for the same recipient that enters the queue between our asking and Postfix's.
+        """
         if key == CHECK_ADDRESS:
             return self._alive
         if not self._powers.enforce or (self._away is None and self._memory.stranger(key)):
             return None
-        return answers.gate_value(self._before_attempt(key, None))
+        # taken by any question: a later one is not about that message
+        return answers.gate_value(self._before_attempt(key, waits=self.awaited.take(folded(key))))
 
-    def _before_attempt(self, recipient: str, sender: str | None) -> Answer:
-        """Return what an attempt for `recipient` meets; KEEP = let it go."""
+    def _before_attempt(
+        self, recipient: str, sender: str | None = None, queue_id: str | None = None, *, waits: bool
+    ) -> Answer:
+        """Return what an attempt for `recipient` meets; KEEP = let it go.
+
+        Args:
+            recipient: the whole address.
+            sender: the envelope sender, where it is known.
+            queue_id: of the message, where it is known.
+            waits: whether the question is about a message that was tried before. Only such a one is given up: a used-up
+                schedule never returns a message that had no attempt of its own.
+        """
         if recipient in self._powers.allow_recipients:
             return KEEP
         now = self._clock()
-        standing = self._memory.gate_lookup(recipient, now, sender=sender)
+        standing = self._memory.gate_lookup(recipient, now, sender=sender, queue_id=queue_id)
         self._store_answered()
-        if standing.kind is AdviceKind.NONE:
+        if standing.kind is AdviceKind.NONE or (standing.kind is AdviceKind.GIVE_UP and not waits):
             return KEEP
         answer = answers.gate(standing, self._powers.gate)
         if not answer.keep and standing.kind is AdviceKind.HOLD and self._is_probe(standing, recipient, now):
@@ -230,7 +260,8 @@ class Answers:
             return None
         if question.sender in self._powers.allow_senders:
             return None
-        return answers.compat_value(self._before_attempt(question.recipient, question.sender))
+        answer = self._before_attempt(question.recipient, question.sender, question.queue_id, waits=question.tries > 0)
+        return answers.compat_value(answer)
 
     def _submission(self, request: policy.Request) -> str | None:
         attributes, powers = request.attributes, self._powers

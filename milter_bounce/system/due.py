@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -37,6 +38,38 @@ LISTING_KEPT_S: Final = 60.0
 
 LISTING_SHARE: Final = 10
 """A list of the queue is not made again before so many times the time that it took: a queue may be long."""
+
+AWAITED_S: Final = 10.0
+"""Seconds in which Postfix asks about a message that it was asked to try: its queue manager looks at once."""
+
+
+class Awaited:
+    """Recipients of messages that we have just had tried: the next question about one is about that message.
+
+    Postfix's gate asks about an address, never about a message, so this is what the gate can know of which one it is.
+    """
+
+    def __init__(self) -> None:
+        self._moments: dict[str, deque[float]] = {}
+        self._lock = threading.Lock()
+
+    def note(self, recipient: str) -> None:
+        """Expect one question about `recipient`, a folded address."""
+        with self._lock:
+            now = time.monotonic()
+            self._moments[recipient] = deque([*self._moments.pop(recipient, ()), now])
+            while (oldest := next(iter(self._moments))) != recipient and now - self._moments[oldest][-1] > AWAITED_S:
+                del self._moments[oldest]
+
+    def take(self, recipient: str) -> bool:
+        """Return whether a question about `recipient` was expected; each expected one counts once."""
+        with self._lock:
+            moments = self._moments.get(recipient, deque())
+            while moments:
+                if time.monotonic() - moments.popleft() <= AWAITED_S:
+                    return True
+            self._moments.pop(recipient, None)
+        return False
 
 
 class Calendar(Protocol):
@@ -112,9 +145,11 @@ class Flusher:
         say: Callable[[str], object],
         *,
         settle_s: float = SEEN_S,
+        awaited: Awaited | None = None,
     ) -> None:
         self._store, self._mta, self._section, self._say = store, mta, section, say
         self._presence, self._settle_s = Presence(store, mta), settle_s
+        self._awaited = awaited or Awaited()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="due", daemon=True)
         self._trouble: str | None = None
@@ -152,6 +187,8 @@ class Flusher:
         for entry in due:
             if self._stop.wait(1 / self._section.per_second):
                 break
+            if entry.block is None:
+                self._awaited.note(entry.recipient)  # before it is asked for: the question may come first
             if reason := self._mta.retry(entry.queue_id):
                 self._complain(f"{printable(entry.queue_id, 64)}: is due and could not be tried: {reason}")
             done.append(entry)

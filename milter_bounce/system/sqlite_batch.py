@@ -304,7 +304,9 @@ class SqliteBatch:
         due = now_ms if ends else None if episode.block else maybe_ms(episode.not_before)
         self._new.waiting[recipient, queue_id] = Waiting(first, due, episode.block)
         self._new.queue[queue_id].add(recipient)
-        self._new.due[recipient] = (due, episode.block)
+        # each message by its own age: one that came later is not given up with the one that used the schedule up
+        least = None if episode.given_up is None else max(to_ms(episode.given_up) - to_ms(episode.first_failure), 0)
+        self._new.due[recipient] = (due, episode.block, least)
 
     def held(self, status: DeliveryStatus, now: datetime) -> None:
         """Remember that our own gate kept a message in the queue; see `store.Batch.held`."""
@@ -331,7 +333,7 @@ class SqliteBatch:
         found = (hot.block_at(name, who, now) for who in (None, sender) for name in (destination, domain))
         block = next((one for one in found if one is not None), None)
         backoff = hot.backoffs.get(destination) or hot.backoffs.get(domain)
-        known = blocks.Known(self._suppression(recipient), self._episode(recipient), True, block, backoff)
+        known = blocks.Known(self._suppression(recipient), self._episode(recipient), now, block, backoff)
         return blocks.standing(recipient, known, now, self._limits)
 
     def _anything_waits(self) -> bool:
@@ -377,7 +379,7 @@ class SqliteBatch:
         episode = self._episode(recipient)
         if episode is not None and episode.block is None and episode.delay is None and episode.given_up is None:
             self._put(recipient, replace(episode, block=key))
-            self._new.due[recipient] = (None, key)
+            self._new.due[recipient] = (None, key, None)
 
     def _put_block(self, block: Block) -> None:
         self._new.blocks.setdefault(block.key, self._hot.blocks.get(block.key))
@@ -473,7 +475,7 @@ class SqliteBatch:
         self._put(recipient, None)
         self._new.reset.add(recipient)
         self._new.bounces.pop(recipient, None)
-        self._new.due[recipient] = (to_ms(now), None)
+        self._new.due[recipient] = (to_ms(now), None, None)
         if queue_id is not None:
             self._new.waiting[recipient, queue_id] = None
         notices = [_ending(NoticeKind.DELIVERED, recipient, episode, now, queue_id)]

@@ -57,8 +57,8 @@ class Changes:
     waiting: dict[tuple[str, str], Waiting | None] = field(default_factory=dict)
     """(recipient, queue ID) -> what is kept of it."""
 
-    due: dict[str, tuple[int | None, str | None]] = field(default_factory=dict)
-    """Recipient -> due, block of all its messages."""
+    due: dict[str, tuple[int | None, str | None, int | None]] = field(default_factory=dict)
+    """Recipient -> due, block of all its messages; and how long each must have waited to be due, None = however short."""
 
     queue: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     """Queue ID -> recipients that it waits for by this batch."""
@@ -148,8 +148,8 @@ class Changes:
             [(*key, *kept) for key, kept in changes if kept is not None],
         )
         db.executemany(
-            "UPDATE waiting SET due = ?, block = ? WHERE recipient = ?",
-            [(due, block, recipient) for recipient, (due, block) in self.due.items()],
+            "UPDATE waiting SET due = coalesce(max(?1, since + ?3), ?1), block = ?2 WHERE recipient = ?4",
+            [(due, block, least, recipient) for recipient, (due, block, least) in self.due.items()],
         )
 
     def _write_destinations(self, db: sqlite3.Connection, hot: Hot) -> None:

@@ -22,7 +22,7 @@ from milter_bounce.verdict import BlockState
 
 from .sqlite_file import connect, explained, identity
 from .sqlite_hot import Hot
-from .sqlite_rows import EPISODE, SUPPRESSION, episode_of, suppression_of, to_ms
+from .sqlite_rows import EPISODE, SUPPRESSION, episode_of, escaped, maybe_time, suppression_of, to_ms
 from .store import Due, StoreError
 
 if TYPE_CHECKING:
@@ -158,8 +158,15 @@ class Gate:
             rows = self._rows(f"SELECT {SUPPRESSION} FROM suppressions WHERE recipient = ?", (recipient,))
         return suppression_of(rows[0]) if rows else None
 
-    def standing(self, recipient: str, now: datetime, operator: str | None, sender: str | None) -> Standing:
-        """Return what stands in the way of a folded address.
+    def standing(
+        self,
+        recipient: str,
+        now: datetime,
+        operator: str | None = None,
+        sender: str | None = None,
+        queue_id: str | None = None,
+    ) -> Standing:
+        """Return what stands in the way of a folded address, see `store.Store.gate_lookup`.
 
         Raises:
             StoreError: the file cannot be read; have no opinion.
@@ -169,7 +176,7 @@ class Gate:
             if suppressed:
                 known = Known(suppression=suppression_of(suppressed[0]))
             else:
-                known = self._known(recipient, now, operator, sender)
+                known = self._known(recipient, now, operator, sender, queue_id)
         return standing(recipient, known, now, self._limits)
 
     def log_is_followed(self) -> bool:
@@ -181,23 +188,36 @@ class Gate:
         with self._lock:
             return bool(self._rows("SELECT 1 FROM positions LIMIT 1", ()))
 
-    def _known(self, recipient: str, now: datetime, operator: str | None, sender: str | None) -> Known:
+    def _waits_since(self, recipient: str, queue_id: str | None) -> datetime | None:
+        """Return when the message first failed for a recipient, without a queue ID the youngest; None = none waits.
+
+        None as well where one was held from its first attempt: what was never tried has used up no schedule.
+        """
+        if queue_id is None:
+            rows = self._rows("SELECT max(since), min(failed) FROM waiting WHERE recipient = ?", (recipient,))
+        else:
+            sql = "SELECT since, failed FROM waiting WHERE recipient = ? AND queue_id = ?"
+            rows = self._rows(sql, (recipient, escaped(queue_id)))
+        return maybe_time(rows[0][0]) if rows and rows[0][1] else None
+
+    def _known(
+        self, recipient: str, now: datetime, operator: str | None, sender: str | None, queue_id: str | None
+    ) -> Known:
         rows = self._rows(f"SELECT {EPISODE} FROM recipients WHERE recipient = ?", (recipient,))
         episode = episode_of(rows[0]) if rows else None
-        waits = False
+        waits_since = None
         if episode is not None and episode.given_up is not None:
-            # what was never tried has used up no schedule
-            waits = bool(self._rows("SELECT 1 FROM waiting WHERE recipient = ? AND failed LIMIT 1", (recipient,)))
+            waits_since = self._waits_since(recipient, queue_id)
         hot = self._hot
         if not hot.blocks and not hot.backoffs:
-            return Known(episode=episode, waits=waits)
+            return Known(episode=episode, waits_since=waits_since)
         domain = recipient.rpartition("@")[2]
         learnt = self._rows("SELECT operator FROM operators WHERE domain = ?", (domain,))
         destination = learnt[0][0] if learnt else operator or domain
         block = hot.block_at(destination, sender, now)
         if block is None and destination != domain:
             block = hot.block_at(domain, sender, now)
-        return Known(None, episode, waits, block, hot.backoffs.get(destination) or hot.backoffs.get(domain))
+        return Known(None, episode, waits_since, block, hot.backoffs.get(destination) or hot.backoffs.get(domain))
 
     def claim_probe(self, key: str, now: datetime) -> bool:
         """Return whether the caller may send the probe of block `key`; see `store.Store.claim_probe`."""

@@ -193,10 +193,16 @@ class SqliteStore(Holding):
     # the gate
 
     def gate_lookup(
-        self, recipient: str, now: datetime, *, operator: str | None = None, sender: str | None = None
+        self,
+        recipient: str,
+        now: datetime,
+        *,
+        operator: str | None = None,
+        sender: str | None = None,
+        queue_id: str | None = None,
     ) -> Standing:
         """Return what stands in the way of `recipient`."""
-        return self._gate.standing(folded(recipient), now, operator, sender)
+        return self._gate.standing(folded(recipient), now, operator, sender, queue_id)
 
     def keep_view(self) -> None:
         """Answer the gate faster: read in longer transactions; the caller calls `rest` twice a second from now on."""

@@ -236,7 +236,13 @@ class Store(Protocol):
     # what the gate, the policy service and the flusher ask
 
     def gate_lookup(
-        self, recipient: str, now: datetime, *, operator: str | None = None, sender: str | None = None
+        self,
+        recipient: str,
+        now: datetime,
+        *,
+        operator: str | None = None,
+        sender: str | None = None,
+        queue_id: str | None = None,
     ) -> Standing:
         """Return what stands in the way of `recipient`.
 
@@ -248,6 +254,9 @@ class Store(Protocol):
             now: aware UTC.
             operator: who runs the domain as far as the caller knows; the store's own knowledge comes first.
             sender: the envelope sender where the caller knows it (Sendmail): blocks of one sender hold only then.
+            queue_id: of the message where the caller knows it (Sendmail): then it is given up when it has waited as long
+                as the schedule, and a message that waits nowhere is not. Without it, when all that wait have - and still
+                the question may be about one that never failed: the caller must know better, or let it go.
         """
 
     def suppressed(self, recipient: str) -> Suppression | None:

@@ -52,6 +52,24 @@ def test_full_mailbox_is_tried_as_the_schedule_allows_and_then_delivered(tmp_pat
             postfix.wait_for(lambda: postfix.postmap("full@full.test") == "")
 
 
+def test_used_up_schedule_returns_its_message_and_tries_a_fresh_one(tmp_path):
+    """The message that was tried for the whole schedule goes back with 5.4.7; one that enters meanwhile is tried first."""
+    over = {"advice": {"time_scale": 1 / 3600, "give_up_after_h": 10}}
+    with Sinks() as sinks:
+        full = sinks.add("full.test", Script(rcpt=FULL))
+        ok = sinks.add("ok.test")
+        routes = {"full.test": full, "ok.test": ok}
+        with Enforced(tmp_path / "p", over, routes=routes, main=ORDERED) as postfix, postfix.traffic("other@ok.test"):
+            postfix.send("me@home.example", "full@full.test")
+            (returned,) = postfix.wait_log("to=<full@full.test>.*status=bounced", 60)
+            assert re.search(r"dsn=5\.4\.7, status=bounced \(milter-bounce: given up after [2-5] attempts", returned)
+            tried = full.attempts["full@full.test"]
+            assert tried >= 2
+            postfix.send("me@home.example", "full@full.test")
+            postfix.wait_for(lambda: full.attempts["full@full.test"] > tried)
+            postfix.wait_log("to=<full@full.test>.*said: 452", count=tried + 1)
+
+
 def test_block_holds_one_operator_and_nobody_else(tmp_path):
     """From the refusal on no connection; others flow; submission is accepted; lifted by hand, a probe, then the rest."""
     refusing = [True]

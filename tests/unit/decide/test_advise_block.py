@@ -154,6 +154,8 @@ SUPPRESSION = Suppression(WHO, NOW - HOUR, "invalid-recipient", "r", "gone")
 PAUSE = Backoff("example.net", NOW - HOUR, NOW + HOUR, HOUR, "rate-limited")
 HELD = replace(begun(), probe_at=NOW + HOUR)
 USED_UP = replace(EPISODE, given_up=NOW - HOUR, not_before=None)
+LONG = replace(USED_UP, first_failure=NOW - 48 * HOUR, delay=12 * HOUR)
+"""Used up an hour ago, after 47 hours."""
 
 
 @pytest.mark.parametrize(
@@ -166,10 +168,32 @@ USED_UP = replace(EPISODE, given_up=NOW - HOUR, not_before=None)
         pytest.param(Known(episode=replace(EPISODE, delay=None)), AdviceKind.HOLD, NOW + HOUR, id="held-alone"),
         pytest.param(Known(episode=EPISODE, block=HELD), AdviceKind.HOLD, HELD.probe_at, id="block-before-own-time"),
         pytest.param(Known(episode=replace(EPISODE, block="big")), AdviceKind.NONE, None, id="its-block-is-over"),
-        pytest.param(Known(episode=USED_UP, waits=True), AdviceKind.GIVE_UP, None, id="used-up"),
+        pytest.param(Known(episode=USED_UP, waits_since=NOW - HOUR), AdviceKind.GIVE_UP, None, id="used-up"),
         pytest.param(Known(episode=USED_UP), AdviceKind.NONE, None, id="used-up-and-returned"),
+        pytest.param(Known(episode=LONG, waits_since=NOW - 48 * HOUR), AdviceKind.GIVE_UP, None, id="as-old"),
+        pytest.param(Known(episode=LONG, waits_since=NOW - 50 * HOUR), AdviceKind.GIVE_UP, None, id="older"),
+        pytest.param(Known(episode=LONG, waits_since=NOW - 47 * HOUR), AdviceKind.GIVE_UP, None, id="as-old-by-now"),
+        pytest.param(Known(episode=LONG, waits_since=NOW - 46 * HOUR), AdviceKind.RETRY, NOW + 11 * HOUR, id="younger"),
         pytest.param(
-            Known(episode=replace(USED_UP, given_up=NOW - 3 * HOUR), waits=True), AdviceKind.NONE, None, id="long-ago"
+            Known(episode=replace(LONG, delay=None), waits_since=NOW - HOUR), AdviceKind.NONE, None, id="no-wait-known"
+        ),
+        pytest.param(
+            Known(episode=replace(LONG, last_failure=NOW - 12 * HOUR), waits_since=NOW - 40 * HOUR),
+            AdviceKind.NONE,
+            None,
+            id="younger-and-due",
+        ),
+        pytest.param(
+            Known(episode=LONG, waits_since=NOW - HOUR, block=HELD),
+            AdviceKind.HOLD,
+            HELD.probe_at,
+            id="younger-blocked",
+        ),
+        pytest.param(
+            Known(episode=replace(USED_UP, given_up=NOW - 3 * HOUR), waits_since=NOW - HOUR),
+            AdviceKind.NONE,
+            None,
+            id="long-ago",
         ),
         pytest.param(Known(backoff=PAUSE), AdviceKind.RETRY, NOW + HOUR, id="backed-off"),
         pytest.param(Known(backoff=replace(PAUSE, not_before=NOW)), AdviceKind.NONE, None, id="pause-over"),

@@ -65,7 +65,7 @@ def known(at: datetime) -> list[Known]:
     """Return all that can be remembered at a time and holds mail back."""
     return [
         Known(episode=episode(at)),
-        Known(episode=episode(at, given_up=at, not_before=None), waits=True),
+        Known(episode=episode(at, given_up=at, not_before=None), waits_since=at),
         Known(episode=episode(at, delay=None)),
         Known(block=block(at)),
         Known(block=block(NOW - HOUR, last_refusal=at, probe_at=at + HOUR)),

@@ -18,6 +18,7 @@ class Talk:
 
     def __init__(self, wire):
         answers = make_answers()
+        answers.awaited.note("tired@example.net")
         self.core = {"socketmap": socketmap, "memcache": memcache, "policy": policy}[wire].Connection()
         self.answer = getattr(answers, f"on_{wire}")
         self.closed = False

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from milter_bounce.config import from_values
 from milter_bounce.protocol.memcache import END, Get
 from milter_bounce.protocol.policy import DUNNO, Request
 from milter_bounce.protocol.socketmap import NOTFOUND, Query
+from milter_bounce.verdict import AdviceKind
 from tests.answering import NOW, FixedMemory, enforcing, later, make_answers
 
 FULL = "status 5.2.2 host mx.example.net[192.0.2.9] said: 552 5.2.2 mailbox full (in reply to RCPT TO command)"
@@ -98,6 +101,38 @@ def test_policy_service_refuses_at_the_recipient_only(state):
     attributes = submission("gone@example.com").attributes
     assert make_answers().on_policy(Request(attributes)) != DUNNO
     assert make_answers().on_policy(Request({**attributes, "protocol_state": state})) == DUNNO
+
+
+def test_gate_gives_up_the_message_that_was_asked_for_and_no_other():
+    """Postfix names no message: one that may never have been tried is tried."""
+    answers, tired = make_answers(), Get(("tired@example.net",))
+    assert answers.on_memcache(tired) == END
+    answers.awaited.note("tired@example.net")
+    assert b"error:5.4.7" in answers.on_memcache(tired)
+    assert answers.on_memcache(tired) == END
+
+
+def test_question_that_is_let_go_uses_the_expectation_up():
+    """The flusher had it tried, it went; the next question about its recipient is another message's."""
+    memory = FixedMemory()
+    answers, tired = make_answers(memory), Get(("tired@example.net",))
+    known = memory.standings["tired@example.net"]
+    answers.awaited.note("tired@example.net")
+    memory.standings["tired@example.net"] = replace(known, kind=AdviceKind.NONE)
+    assert answers.on_memcache(tired) == END
+    memory.standings["tired@example.net"] = known
+    assert answers.on_memcache(tired) == END
+
+
+def test_sendmail_message_is_given_up_by_its_own_queue_id_after_a_try():
+    """The store is asked about this message; one that Sendmail has not tried yet is never given up."""
+    memory, asked = FixedMemory(), []
+    lookup = memory.gate_lookup
+    memory.gate_lookup = lambda *words, **more: asked.append(more["queue_id"]) or lookup(*words, **more)
+    answers = make_answers(memory)
+    assert b"REJECT 5.4.7" in answers.on_socketmap(Query("compat", "6AKI1awF010008;3;a@example.org;tired@example.net"))
+    assert answers.on_socketmap(Query("compat", "6AKI1awF010009;0;a@example.org;tired@example.net")) == NOTFOUND
+    assert asked == ["6AKI1awF010008", "6AKI1awF010009"]
 
 
 def test_one_probe_passes_and_the_rest_waits():

@@ -6,7 +6,7 @@ import pytest
 
 from milter_bounce.config import DueSection
 from milter_bounce.system import due
-from milter_bounce.system.due import FLUSHED_AT_ONCE, Flusher
+from milter_bounce.system.due import FLUSHED_AT_ONCE, Awaited, Flusher
 from milter_bounce.system.queue_postfix import PostfixQueue
 from milter_bounce.system.store import Due, StoreError
 
@@ -98,16 +98,47 @@ def test_flusher_keeps_its_pace():
     work = flusher(store, mta, per_second=50)
     work._stop = Stop()
     assert work.turn() == 5
-    assert work._stop.waits == [1 / 50] * 5
+    assert work._stop.waits == [0, *[1 / 50] * 5]
 
 
 def test_flusher_that_is_told_to_stop_ends_after_the_message_at_hand():
     """What was asked for is noted, the rest stays due."""
     store, mta = Calendar(5), Asked()
     work = flusher(store, mta)
-    work._stop = Stop(2)
+    work._stop = Stop(3)  # the first wait is the settling one
     assert work.turn() == 2
     assert (len(mta.ids), store.told) == (2, [2])
+
+
+def test_flusher_awaits_the_questions_that_it_causes():
+    """The gate knows them before Postfix is asked; those of a block's share it does not, nobody gives them up."""
+    store, awaited = Calendar(1), Awaited()
+    store.entries.append(Due("4cBlock", "held@example.net", "example.net"))
+
+    class Asks(Asked):
+        def retry(self, queue_id):
+            self.ids.append((queue_id, awaited.take("u0@example.net"), awaited.take("held@example.net")))
+
+    mta = Asks()
+    Flusher(store, mta, DueSection(per_second=1000), print, awaited=awaited, settle_s=0).turn()
+    assert mta.ids == [("4cXyz00000", True, False), ("4cBlock", False, False)]
+
+
+def test_awaited_questions_count_once_each_and_not_for_long(monkeypatch):
+    """Two messages of one recipient are two; what Postfix did not ask in time is not awaited any more."""
+    now = [100.0]
+    monkeypatch.setattr(due.time, "monotonic", lambda: now[0])
+    awaited = Awaited()
+    awaited.note("a@example.net")
+    awaited.note("a@example.net")
+    awaited.note("b@example.net")
+    assert [awaited.take("a@example.net") for _ in range(3)] == [True, True, False]
+    now[0] += due.AWAITED_S + 1
+    assert not awaited.take("b@example.net")
+    for number in range(50):
+        awaited.note(f"u{number}@example.net")
+        now[0] += due.AWAITED_S / 10
+    assert len(awaited._moments) < 15
 
 
 def test_flusher_tells_of_a_store_that_fails_once_and_goes_on():

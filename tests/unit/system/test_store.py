@@ -147,6 +147,38 @@ def test_store_used_up_schedule_returns_what_waits_and_no_more(store, log):
     assert log.fails("mailbox-full", at + HOUR, queue_id="4cNEW").advice.attempt == 1
 
 
+def used_up(log, young="4cYOUNG"):
+    """Let 4cA fail until its schedule is used up, and `young` once before its last try; return when both failed last."""
+    at = came = NOW
+    while until := log.fails("mailbox-full", at).advice.not_before:
+        if until - at > 16 * HOUR:
+            came = at + HOUR
+            log.fails("mailbox-full", came, queue_id=young)
+        at = until
+    assert came > NOW
+    return at, came
+
+
+def test_store_gives_a_message_up_by_its_own_age(store, log):
+    """The one that used the schedule up goes back; one that came later is tried on, one that never failed is free."""
+    at, _ = used_up(log)
+    kinds = {q: store.gate_lookup(WHO, at, queue_id=q).kind for q in ("4cA", "4cYOUNG", "4cFRESH")}
+    assert kinds == {"4cA": AdviceKind.GIVE_UP, "4cYOUNG": AdviceKind.RETRY, "4cFRESH": AdviceKind.NONE}
+
+
+def test_store_gives_an_address_up_when_all_its_messages_are_used_up(store, log):
+    """Where the message is not known the youngest speaks; each is due when its own time comes."""
+    at, came = used_up(log)
+    span = at - NOW
+    assert store.gate_lookup(WHO, at).kind is AdviceKind.RETRY
+    assert store.due(came + span - MINUTE) == [Due("4cA", WHO)]
+    assert set(store.due(came + span)) == {Due("4cA", WHO), Due("4cYOUNG", WHO)}
+    assert store.gate_lookup(WHO, came + span).kind is AdviceKind.GIVE_UP
+    with store.batch() as batch:
+        batch.gone("4cYOUNG", WHO)
+    assert store.gate_lookup(WHO, at).kind is AdviceKind.GIVE_UP
+
+
 def test_store_soft_limit_counts_messages_not_attempts(store, log):
     """Three messages undelivered, whatever the attempts: the address stays; the fourth suppresses it."""
     for i in range(3):
