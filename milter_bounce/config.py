@@ -65,7 +65,8 @@ class LogSection(_Section):
     syslog socket, else standard output."""
 
     output_file: str = Field("", validate_default=True)
-    """With output = "file": the file that lines are appended to."""
+    """With output = "file": the file that lines are appended to. Under the shipped systemd units only
+    /var/log/milter-bounce can be written: /var/log/milter-bounce/advice.log, rotated by conf/logrotate/milter-bounce."""
 
     syslog_socket: str = "/dev/log"
     """The syslog socket; lines go there with facility mail."""
@@ -416,8 +417,8 @@ class TokenSection(_Section):
     """The report token: which reports are believed. Without keys only this MTA's own reports are."""
 
     keys: str = "/etc/milter-bounce/keys"
-    """Folder of the keys (`milter-bounce keys new`), mode 0400 each; the youngest one stamps, all are believed. Copy
-    them to every host of a fleet."""
+    """Folder of the keys (`milter-bounce keys new`), mode 0400 each; the one made last stamps, all are believed until
+    their files are removed. Copy them to every host of a fleet."""
 
     stamp: bool = True
     """Put X-Milter-Bounce-Token on outgoing mail, when there is a key."""
@@ -464,7 +465,9 @@ class NotifySection(_Section):
     """Program and arguments to run, without a shell; the notice comes as one JSON object on its standard input."""
 
     mail_to: list[str] = []
-    """Addresses to mail, through sendmail(1)."""
+    """Addresses to mail, through sendmail(1). It loses its set-gid bit under the shipped systemd units: with Postfix
+    group postdrop and ReadWritePaths= of the unit stand in for it; with Sendmail set command instead, for example to a
+    program that speaks SMTP to this host."""
 
     mail_from: str = ""
     """Sender of that mail; empty: the user that logd runs as."""

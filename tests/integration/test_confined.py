@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -15,9 +16,13 @@ from pathlib import Path
 
 import pytest
 
+from milter_bounce.config import NotifySection
+from milter_bounce.system.notify import in_mail
 from tests import confined
 from tests.conftest import ROOT
+from tests.integration.postfix import Postfix, needs_postfix
 from tests.integration.programs import toml
+from tests.integration.sink import Sinks
 
 UNIT = ROOT / "conf" / "systemd" / "milter-bounce.service"
 TEMPLATE = UNIT.with_name("milter-bounce@.service")
@@ -152,3 +157,40 @@ def test_filter_is_in_force(place, call):
     assert "Operation not permitted" in ran.stderr
     ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False, capture_output=True, text=True)
     assert ran.returncode == 0 or os.geteuid() != 0
+
+
+def writable(unit: Path, path: str) -> bool:
+    """Return whether ProtectSystem=strict leaves `path` writable in `unit`."""
+    return path in {
+        word.removeprefix("-") for value in confined.options(unit, "ReadWritePaths") for word in value.split()
+    }
+
+
+@needs_postfix
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts the queue directory read-only: needs root")
+@pytest.mark.parametrize("unit", [UNIT, TEMPLATE], ids=["whole", "template"])
+def test_notice_can_be_mailed_from_the_unit(tmp_path, unit):
+    """sendmail(1) as notify.mail_to runs it: no set-gid postdrop, a queue directory that is read-only but for maildrop."""
+    groups = set(confined.options(unit, "SupplementaryGroups")[-1].split()) & {"postdrop"}
+    with Sinks() as sinks, Postfix(tmp_path / "p", routes={"ok.test": sinks.add("ok.test")}) as postfix:
+        spool = postfix.queue_directory
+        mounts = [f"mount --bind {postfix.etc} /etc/postfix", f"mount --bind {spool} {spool}"]
+        if writable(unit, "/var/spool/postfix/maildrop"):
+            mounts.append(f"mount --bind {spool}/maildrop {spool}/maildrop")
+        mounts.append(f"mount -o remount,ro,bind {spool}")
+        section = NotifySection(mail_to=["admin@ok.test"], mail_from="mb@home.example")
+        mail = in_mail(section, "a listing began", ["text"])
+        words = confined.command(
+            unit, ["/usr/sbin/sendmail", "-i", "-f", section.mail_from, "--", *section.mail_to], ",".join(groups)
+        )
+        shell = " && ".join([*mounts, shlex.join(words)])
+        ran = subprocess.run(
+            ["unshare", "--mount", "sh", "-c", shell],
+            cwd=ROOT,
+            input=mail,
+            check=False,
+            capture_output=True,
+            timeout=120,
+        )
+        assert ran.returncode == 0, ran.stderr
+        assert postfix.wait_log("to=<admin@ok.test>.*status=sent", 60)

@@ -25,6 +25,7 @@ ANALYZE = shutil.which("systemd-analyze")
         "User=milter-bounce",
         "WatchdogSec=5",
         "RestartPreventExitStatus=2",
+        "LogsDirectory=milter-bounce",
         "ReadWritePaths=-/var/spool/postfix/maildrop",
         "SupplementaryGroups=adm postfix postdrop",
     ],
@@ -77,3 +78,24 @@ def test_template_differs_in_its_program_only():
     )
     different = [new for old, new in zip(whole, one, strict=True) if old != new]
     assert [line.partition("=")[0] for line in different[1:]] == ["Description", "NotifyAccess", "ExecStart"]
+
+
+LOGROTATE = shutil.which("logrotate", path="/usr/sbin:/usr/bin:/sbin")
+
+
+def test_logrotate_file_is_for_the_folder_of_the_unit():
+    """The shipped file rotates what log.output = "file" may write under the unit, as the unit's user."""
+    lines = (ROOT / "conf" / "logrotate" / "milter-bounce").read_text().splitlines()
+    assert any(line.startswith("/var/log/milter-bounce/") and line.endswith("{") for line in lines)
+    assert "    create 0640 milter-bounce milter-bounce" in lines
+
+
+@pytest.mark.skipif(LOGROTATE is None, reason="no logrotate is installed")
+def test_logrotate_file_can_be_read(tmp_path):
+    """logrotate(8) finds no fault with it; the user is one that this host has."""
+    text = (ROOT / "conf" / "logrotate" / "milter-bounce").read_text()
+    (tmp_path / "conf").write_text(text.replace("milter-bounce milter-bounce", "root root"))
+    (tmp_path / "conf").chmod(0o600)
+    words = [LOGROTATE, "-d", "-s", str(tmp_path / "state"), str(tmp_path / "conf")]
+    ran = subprocess.run(words, check=False, capture_output=True, text=True)
+    assert (ran.returncode, "error" in ran.stderr) == (0, False), ran.stderr
