@@ -75,7 +75,8 @@ def _show(findings: list[Finding], console: Console) -> None:
 def check(conf: Path | None, directory: Path, gate_folder: Path, *, dns: bool, as_json: bool) -> None:
     """Test that everything is wired: files, rights, sockets, Postfix's settings, our own names in the DNS.
 
-    The gate and the status filter are asked through Postfix's own clients (postmap -q), every service over its socket.
+    The gate and the status filter are asked through Postfix's own clients (postmap -q), every service over its socket;
+    logd and dnsd, which have none, are known by the sign of life that they leave beside the store.
     Exit status 1 when something is BAD, with what to do about it.
     """
     try:
