@@ -63,6 +63,7 @@ from .nanny import drop_privileges
 from .notify import Notifier
 from .rulefiles import load_rules
 from .settings import load_settings
+from .sqlite_file import guarded
 from .store import StoreCorruptError, StoreError
 from .store_dns import Mentions
 
@@ -202,9 +203,10 @@ class Logd:
         tries = 0
         while not self._stopping:
             try:
-                self._claim.take()  # before the position is read, which another logd may be about to commit
+                with guarded(self.store.path):  # before the position is read, which another logd may be about to commit
+                    self._claim.take()
                 known = self.store.log_position(self._name)
-            except (StoreError, OSError) as error:
+            except StoreError as error:
                 self._grumble("store", f"waits for the store: {error}")
                 self._rest(tries)
                 tries += 1

@@ -42,6 +42,18 @@ def test_second_program_on_one_store_is_refused(tmp_path, values, program, words
     assert not (tmp_path / "advice.log").exists()
 
 
+def test_store_that_cannot_be_claimed_is_waited_for_with_the_remedy(tmp_path, values, monkeypatch):
+    """Without the store's folder there is no lock either: what is told is what to do about the folder."""
+    values["store"]["path"] = str(tmp_path / "none" / "state.db")
+    daemon = logd.Logd(from_values(values, "test"), None, events=False)
+    monkeypatch.setattr(daemon, "_rest", lambda _: (tmp_path / "none").mkdir())
+    assert daemon._known_position() is None
+    told = (tmp_path / "advice.log").read_text()
+    assert "waits for the store" in told
+    assert "its folder is missing; make it" in told
+    assert (tmp_path / "none" / "state.db.logd").exists()
+
+
 @pytest.fixture
 def clock(monkeypatch):
     """Return a clock that the test turns: its seconds stand in a list of one."""
