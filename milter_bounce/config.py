@@ -39,7 +39,7 @@ Socket = Annotated[str, AfterValidator(_socket)]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class MilterSection(_Section):
@@ -114,9 +114,15 @@ class StoreSection(_Section):
     """How long it is remembered who runs the mail of a domain, after the last mail to it."""
 
 
+MINUTES_MOST: Final = 14_400
+"""Ten days: give_up_after_h takes no more."""
+
+
 def _minutes(value: tuple[float, float]) -> tuple[float, float]:
-    if not 0 < value[0] <= value[1]:
-        raise ValueError("give least and most minutes before the first retry, for example [5, 15]")
+    if not 0 < value[0] <= value[1] <= MINUTES_MOST:
+        raise ValueError(
+            f"give least and most minutes before the first retry, at most {MINUTES_MOST}, for example [5, 15]"
+        )
     return value
 
 
@@ -519,7 +525,7 @@ def load(text: str, name: str) -> Settings:
     """
     try:
         values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # tomllib lets through what int() says to 5,000 digits
         raise ConfigError(f"{name}: is not TOML: {error}; mend that line") from None
     return from_values(values, name)
 
@@ -535,9 +541,17 @@ def from_values(values: dict[str, Any], name: str) -> Settings:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         key = printable(".".join(map(str, first["loc"])), 200)
-        value = repr(first["input"])
+        value = _shown(first["input"])
         remedy = _REMEDY.get(first["type"], first["msg"].removeprefix("Value error, "))
         raise ConfigError(f"{name}: {key} = {value[:120]}: {printable(remedy)}") from None
+
+
+def _shown(value: object) -> str:
+    """Return a value for an error; three dots where it has none: thousands of digits, or of tables in each other."""
+    try:
+        return repr(value)
+    except (ValueError, RecursionError):
+        return "..."
 
 
 def _toml(value: object) -> str:

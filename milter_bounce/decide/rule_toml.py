@@ -384,5 +384,5 @@ def to_values(name: str, text: str) -> dict[str, Any]:
     """
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # tomllib lets through what int() says to 5,000 digits
         raise RulesError(name, None, f"is not TOML: {error}") from None

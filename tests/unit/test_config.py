@@ -95,3 +95,39 @@ def test_output_to_a_file_without_a_name_is_refused():
 def test_output_file_may_be_left_out_elsewhere():
     """Without output = "file" the name is not looked at."""
     assert config.load('[log]\noutput = "stdout"\n', "x.toml").log.output_file == ""
+
+
+def numbers():
+    """Yield every numeric option with its section's class and its key."""
+    sections = [config.Settings, *(type(f.default) for f in config.Settings.model_fields.values())]
+    for model in sections:
+        if isinstance(model, type) and issubclass(model, config.BaseModel):
+            for name, info in model.model_fields.items():
+                if info.annotation in {int, float}:
+                    yield pytest.param(model, name, id=f"{model.__name__}.{name}")
+
+
+@pytest.mark.parametrize(("model", "name"), list(numbers()))
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan"), 10**12, 10**400, -1])
+def test_no_number_is_endless_or_absurd(model, name, value):
+    """Every numeric option has an end on both sides: none makes a time that no calendar holds."""
+    with pytest.raises(config.ValidationError):
+        model.model_validate({name: value})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("[block]\nthreshold = 1" + "0" * 5000, id="digits"),
+        pytest.param("[block]\nthreshold = 0x" + "f" * 5000, id="hex-digits"),
+        pytest.param("mode = 0x" + "f" * 5000, id="hex-digits-for-a-word"),
+        pytest.param("x = " + "[" * 100_000, id="arrays"),
+        pytest.param("a" + ".a" * 5_000 + " = 1", id="tables"),
+    ],
+)
+def test_toml_that_breaks_its_reader_is_refused_in_one_line(text):
+    """What tomllib, int() or repr() choke on is a wrong configuration, and nothing else."""
+    with pytest.raises(config.ConfigError) as caught:
+        config.load(text, "x.toml")
+    assert str(caught.value).startswith("x.toml: ")
+    assert "\n" not in str(caught.value)
