@@ -63,6 +63,18 @@ def make_adviser(settings: Settings) -> Adviser:
     return Adviser(schedules_of(settings), limits_of(settings), SystemRandom().random)
 
 
+def retention_of(settings: Settings) -> Retention:
+    """Return how long the section store has things kept."""
+    section = settings.store
+    return Retention(
+        episodes=timedelta(days=section.episodes_days),
+        counts=timedelta(days=section.counts_days),
+        blocks=timedelta(days=section.blocks_days),
+        waiting=timedelta(days=section.waiting_days),
+        operators=timedelta(days=section.operators_days),
+    )
+
+
 def make_store(settings: Settings) -> SqliteStore:
     """Return the store for these settings; the file is opened, and made if need be, at the first use.
 
@@ -70,11 +82,4 @@ def make_store(settings: Settings) -> SqliteStore:
         nothing: a store that cannot be opened raises `StoreError` at each use, and is tried again.
     """
     section = settings.store
-    retention = Retention(
-        episodes=timedelta(days=section.episodes_days),
-        counts=timedelta(days=section.counts_days),
-        blocks=timedelta(days=section.blocks_days),
-        waiting=timedelta(days=section.waiting_days),
-        operators=timedelta(days=section.operators_days),
-    )
-    return SqliteStore(section.path, limits_of(settings), retention, lock_wait_s=section.lock_wait_s)
+    return SqliteStore(section.path, limits_of(settings), retention_of(settings), lock_wait_s=section.lock_wait_s)

@@ -14,8 +14,8 @@ DESCRIPTION
     [gate], [correct] and [policy] say what is answered, and [due] has messages tried when they fall due.
 
 SIGNALS
-    HUP reads configuration and rules again; broken ones leave the old in force and log why. TERM and INT end the
-    program.
+    HUP reads configuration and rules again; broken ones leave the old in force and log why, and what only a restart
+    puts in force is named. TERM and INT end the program.
 
 DIAGNOSTICS
     One warning when the store cannot be read, one line when it can again; a line for each correction and each probe.
@@ -48,6 +48,7 @@ from typing import TYPE_CHECKING, Any
 from milter_bounce.config import ConfigError
 from milter_bounce.decide.rule_toml import RulesError
 from milter_bounce.protocol import memcache, policy, socketmap
+from milter_bounce.verdict import printable
 
 from .advising import make_store
 from .answers import Answers, Powers
@@ -57,6 +58,7 @@ from .maillog import MailLog
 from .memory import settle
 from .nanny import drop_privileges
 from .queue import make_queue
+from .reloading import renewed, tell_at_start
 from .rulefiles import load_rules
 from .serve import Server, Service
 from .settings import load_settings
@@ -83,11 +85,14 @@ class Program:
     """answerd from start to end: its sockets, its answers, its reloads."""
 
     def __init__(self, settings: Settings, config_path: Path | None, lines: MailLog) -> None:
-        self._settings, self._config_path, self._lines = settings, config_path, lines
+        self._began = self._settings = settings
+        self._config_path, self._lines = config_path, lines
         self._answers = make_answers(settings, lines.say)
         self._heart = Heartbeat()
         self._flusher: Flusher | None = None
         self._awaited = Awaited()
+        self._reloading: asyncio.Task[None] | None = None
+        self._again = False
         section = settings.answer
         limits = (section.connections, section.idle_s, section.request_s, lines.warning)
         wires = (
@@ -114,14 +119,13 @@ class Program:
             ConfigError: the user to become does not exist.
         """
         stop, loop = asyncio.Event(), asyncio.get_running_loop()
-        tasks: set[asyncio.Task[None]] = set()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
-        loop.add_signal_handler(signal.SIGHUP, lambda: tasks.add(loop.create_task(self._reload())))
+        loop.add_signal_handler(signal.SIGHUP, self.hang_up)
         async with Server(self.services, self._settings.answer.socket_group, self._settings.user) as server:
             drop_privileges(self._settings)
             await server.accept()
-            self._start_flusher()
+            self._put_flusher_to_work(self._make_flusher(self._settings))
             settle()
             self._heart.ready()
             listening = ", ".join(s.address for s in self.services if s.address)
@@ -132,43 +136,61 @@ class Program:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(stop.wait(), EVERY_S)
             self._heart.stopping()
-        self._stop_flusher()
+        self._put_flusher_to_work(None)
+
+    def hang_up(self) -> None:
+        """Have configuration and rules read again, once more where that is under way: the last file that was there counts."""
+        self._again = True
+        if self._reloading is None or self._reloading.done():
+            self._reloading = asyncio.get_running_loop().create_task(self._reload_all())
+
+    async def _reload_all(self) -> None:
+        while self._again:
+            self._again = False
+            try:
+                await self._reload()
+            except Exception as error:  # what is in force answers on, and the next HUP is heard
+                self._lines.say(f"error: the reload ended half way: {printable(repr(error))}; please report this")
 
     async def _reload(self) -> None:
         """Read configuration and rules again; keep the old ones where the new are broken."""
-        try:
-            settings = await asyncio.to_thread(load_settings, self._config_path)
-            answers = await asyncio.to_thread(make_answers, settings, self._lines.say)
-        except (ConfigError, RulesError) as error:
-            self._lines.say(f"warning: not reloaded, the old settings stay in force: {error}")
-            return
-        if settings.answer != self._settings.answer:
-            self._lines.say("warning: section [answer] changed: sockets and limits change at the next start only")
-        self._settings, self._answers = settings, answers
-        self._put_to_work()
-        self._stop_flusher()
-        self._start_flusher()
-        settle()
-        self._lines.say(f"reloaded, mode {settings.mode}")
 
-    def _start_flusher(self) -> None:
-        settings = self._settings
-        if settings.mode != "enforce" or not settings.due.enabled:
+        def make() -> tuple[Settings, Answers, Flusher | None]:
+            settings = load_settings(self._config_path)
+            return settings, make_answers(settings, self._lines.say), self._make_flusher(settings)
+
+        fresh = await asyncio.to_thread(renewed, make, self._warn)
+        if fresh is None:
             return
+        self._settings, self._answers, flusher = fresh
+        self._put_to_work()
+        self._put_flusher_to_work(flusher)
+        settle()
+        self._lines.say(f"reloaded, mode {self._settings.mode}")
+        tell_at_start("answerd", self._began, self._settings, self._warn)
+
+    def _warn(self, text: str) -> None:
+        self._lines.say(f"warning: {text}")
+
+    def _make_flusher(self, settings: Settings) -> Flusher | None:
+        if settings.mode != "enforce" or not settings.due.enabled:
+            return None
         mta = make_queue(settings.due)
         if mta is None:
             self._lines.say(
                 "warning: neither postqueue(1) nor due.sendmail_command is there: "
                 "what falls due waits for the MTA's own queue runs"
             )
-            return
-        self._flusher = Flusher(make_store(settings), mta, settings.due, self._lines.say, awaited=self._awaited)
-        self._flusher.start()
+            return None
+        return Flusher(make_store(settings), mta, settings.due, self._lines.say, awaited=self._awaited)
 
-    def _stop_flusher(self) -> None:
+    def _put_flusher_to_work(self, flusher: Flusher | None) -> None:
+        """Let this one wake the queue, and no other."""
         if self._flusher is not None:
             self._flusher.stop()
-            self._flusher = None
+        self._flusher = flusher
+        if flusher is not None:
+            flusher.start()
 
 
 def _raise_descriptor_limit(wanted: int) -> None:

@@ -29,7 +29,7 @@ from milter_bounce.protocol.genuine import Arrival, Trust, believe, proven
 from milter_bounce.verdict import EMPTY_HISTORY, AdviceKind, Outcome, event, log_line, notice_line, printable
 
 from . import keys
-from .advising import make_adviser, make_store
+from .advising import limits_of, make_adviser, make_store, retention_of
 from .keeper import Keeper, Lesson
 from .notify import Notifier
 from .readers import ReportRules, load_readers
@@ -136,7 +136,8 @@ class Desk:
     def __init__(self, settings: Settings, log: MailLog, *, events: bool = False, explain: bool = False) -> None:
         self.engine = Engine.make(settings)
         self.readers = load_readers()
-        self.store = make_store(_hasty(settings, STORE_WAIT_S))
+        self.store, kept = (make_store(_hasty(settings, wait_s)) for wait_s in (STORE_WAIT_S, KEEPER_WAIT_S))
+        self._stores = self.store, kept
         self.log = log
         self._events = events
         self._explain = explain
@@ -145,7 +146,7 @@ class Desk:
         self._notifier = Notifier(settings.notify, log)
         self._grumbled = -STORE_GRUMBLE_S
         self._keeper = Keeper(
-            make_store(_hasty(settings, KEEPER_WAIT_S)),
+            kept,
             ReportLedger(settings.store.path),
             Mentions(settings.store.path),
             self._learn,
@@ -161,8 +162,11 @@ class Desk:
         Raises:
             ConfigError, RulesError: as `Engine.make`; nothing was changed.
         """
-        self.engine = Engine.make(settings)
-        self._notifier = Notifier(settings.notify, self.log)
+        engine, limits, retention = Engine.make(settings), limits_of(settings), retention_of(settings)
+        self.engine = engine
+        for store in self._stores:
+            store.use(limits, retention)
+        self._notifier.use(settings.notify)
         self._tell_faults()
 
     def _tell_faults(self) -> None:

@@ -15,7 +15,8 @@ DESCRIPTION
     Recipient domains whose operator the log did not tell are looked up by their MX records.
 
 SIGNALS
-    HUP reads configuration, rules and keys again; broken ones leave the old in force and log why. TERM ends.
+    HUP reads configuration, rules and keys again; broken ones leave the old in force and log why, and what only a
+    restart puts in force is named. TERM ends.
 
 DIAGNOSTICS
     A list that is not believed, and one that is believed again, is one line each; lists with the same trouble share
@@ -51,13 +52,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from milter_bounce import limits
-from milter_bounce.config import ConfigError
-from milter_bounce.decide.rule_toml import RulesError
 from milter_bounce.protocol.dnsbl import Family, Listing, State, Zone, family_of, is_public, normal
 from milter_bounce.verdict import notice_line, printable
 
 from . import nanny
-from .advising import make_store
+from .advising import limits_of, make_store, retention_of
 from .claim import Claim, TakenError
 from .dnsledger import GRACE, ended_text, lifts, listing_facts, listing_line, notice_text, updated
 from .dnslists import Watchlist, make_resolver, own_subjects, watchlist, zone_name
@@ -67,6 +66,7 @@ from .dnswatch import Finding, Watcher
 from .heartbeat import Heartbeat
 from .maillog import MailLog
 from .notify import Notifier
+from .reloading import renewed, tell_at_start
 from .rulefiles import load_rules
 from .settings import load_settings
 from .store import StoreError
@@ -77,10 +77,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from milter_bounce.config import Settings, StoreSection
+    from milter_bounce.decide.advise import Limits
     from milter_bounce.decide.ruleset import RuleSet
 
     from .resolver import Resolver
-    from .store import Store
+    from .sqlite_store import SqliteStore
+    from .store import Retention, Store
 
 POLL_S: Final = 1.0
 """Seconds between two looks for new refusals; costs one PRAGMA when nothing was written."""
@@ -154,7 +156,6 @@ class Dnsd:
         self._store_away = False
         self._resolver: Resolver | None = None
         self._watcher: Watcher | None = None
-        self._grace = GRACE * setup.settings.advice.time_scale
 
     # -- life ---------------------------------------------------------------------
 
@@ -310,12 +311,13 @@ class Dnsd:
         """Lift the blocks that no list speaks for any more."""
 
         def act() -> None:
-            self._lifted = {key: when for key, when in self._lifted.items() if now - when < self._grace}
+            grace = GRACE * self.setup.settings.advice.time_scale
+            self._lifted = {key: when for key, when in self._lifted.items() if now - when < grace}
             blocks = [block for block in self._store.blocks() if block.key not in self._lifted]
             if not any(block.zones for block in blocks):
                 return
             own, usable = self.subjects(), self.setup.lists.usable
-            for lift in lifts(blocks, self._records, usable, own, self._names, now, self._grace):
+            for lift in lifts(blocks, self._records, usable, own, self._names, now, grace):
                 notice = self._store.lift(lift.key, lift.by, now)
                 self._lifted[lift.key] = now
                 if notice is not None:
@@ -460,6 +462,25 @@ def _patient(section: StoreSection) -> StoreSection:
     return section.model_copy(update={"lock_wait_s": min(section.lock_wait_s, LOCK_WAIT_S)})
 
 
+def _reload(
+    make: Callable[[], tuple[Setup, Limits, Retention]],
+    began: Settings,
+    store: SqliteStore,
+    notifier: Notifier,
+    log: MailLog,
+) -> Setup | None:
+    """Return what to go on with, store and notifier renewed; None where that is what there was."""
+    fresh = renewed(make, log.warning)
+    if fresh is None:
+        return None
+    setup, limits, retention = fresh
+    store.use(limits, retention)
+    notifier.use(setup.settings.notify)
+    log.line("configuration, rules and keys read again")
+    tell_at_start("dnsd", began, setup.settings, log.warning)
+    return setup
+
+
 def main(settings: Settings, config_path: Path | None = None, **_options: object) -> int:
     """Run dnsd until TERM; return the exit status.
 
@@ -481,15 +502,11 @@ def main(settings: Settings, config_path: Path | None = None, **_options: object
         return 1
     dnsd = Dnsd(setup, store, DnsStore(settings.store.path, LOCK_WAIT_S), log.line, notifier.announce, claim)
 
-    def reload() -> Setup | None:
-        try:
-            fresh = Setup(load_settings(config_path), name)
-        except (ConfigError, RulesError) as error:
-            log.warning(f"not reloaded, the old configuration stays in force: {error}")
-            return None
-        log.line("configuration, rules and keys read again")
-        return fresh
+    def make() -> tuple[Setup, Limits, Retention]:
+        fresh = load_settings(config_path)
+        return Setup(fresh, name), limits_of(fresh), retention_of(fresh)
 
+    reload = partial(_reload, make, settings, store, notifier, log)
     asyncio.run(_until_told(dnsd, reload, Heartbeat()))
     claim.leave()
     store.close()

@@ -13,7 +13,8 @@ DESCRIPTION
 
 SIGNALS
     HUP reads configuration and rules again; broken ones leave the old in force and log
-    why. TERM and INT end the program after the portion under way.
+    why, and what only a restart puts in force is named. TERM and INT end the program
+    after the portion under way.
 
 DIAGNOSTICS
     Warnings go to the mail log. Exit status 0 after TERM or at the end of standard
@@ -46,11 +47,9 @@ import sys
 import time
 from typing import TYPE_CHECKING, Final
 
-from milter_bounce.config import ConfigError
-from milter_bounce.decide.rule_toml import RulesError
 from milter_bounce.parse.log import LogReader
 
-from .advising import make_adviser, make_store
+from .advising import limits_of, make_adviser, make_store, retention_of
 from .claim import Claim, TakenError
 from .clock import SteadyClock
 from .heartbeat import STALL_S, Heartbeat
@@ -61,6 +60,7 @@ from .maillog import MailLog
 from .memory import settle
 from .nanny import drop_privileges
 from .notify import Notifier
+from .reloading import renewed, tell_at_start
 from .rulefiles import load_rules
 from .settings import load_settings
 from .sqlite_file import guarded
@@ -73,9 +73,11 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from milter_bounce.config import Settings
+    from milter_bounce.decide.advise import Adviser, Limits
+    from milter_bounce.decide.ruleset import RuleSet
 
     from .logsource import Source
-    from .store import Store
+    from .store import Retention
 
 TURN_S: Final = 0.5
 """Seconds that one turn waits for lines: as often as the heartbeat wants."""
@@ -98,9 +100,10 @@ class Logd:
     """The loop: a batch, portion by portion, now and then the housekeeping; it beats all along."""
 
     def __init__(self, settings: Settings, config_path: Path | None, *, events: bool) -> None:
-        self._settings, self._config_path = settings, config_path
+        self._began = self._settings = settings
+        self._config_path = config_path
         self.log = MailLog(settings.log, "logd")
-        self.store: Store = make_store(_patient(settings))
+        self.store = make_store(_patient(settings))
         self._claim = Claim(settings.store.path, "logd")
         self._heart = Heartbeat()
         self._missing_since: float | None = None
@@ -112,7 +115,7 @@ class Logd:
         self._reader = LogReader(utc_now(), local_zone())
         self._name = followed(settings.log)
         rules, adviser = load_rules(settings), make_adviser(settings)
-        notifier = Notifier(settings.notify, self.log)
+        self._notifier = Notifier(settings.notify, self.log)
         mentions = Mentions(settings.store.path)
         self.learner = Learner(
             self._name,
@@ -121,7 +124,7 @@ class Logd:
             adviser,
             self.store,
             self.log,
-            notifier,
+            self._notifier,
             events=events,
             mentions=mentions,
             alive=self._heart.beat,
@@ -141,16 +144,23 @@ class Logd:
 
     def _do_reload(self) -> None:
         self._reload = False
-        try:
+
+        def make() -> tuple[Settings, RuleSet, Adviser, Limits, Retention]:
             settings = load_settings(self._config_path)
-            parts = load_rules(settings), make_adviser(settings), Notifier(settings.notify, self.log)
-        except (ConfigError, RulesError) as error:
-            self.log.warning(f"not reloaded, the old configuration stays in force: {error}")
+            adviser = make_adviser(settings)
+            return settings, load_rules(settings), adviser, limits_of(settings), retention_of(settings)
+
+        fresh = renewed(make, self.log.warning)
+        if fresh is None:
             return
+        settings, rules, adviser, limits, retention = fresh
         self._settings = settings
-        self.learner.use(*parts)
+        self.store.use(limits, retention)
+        self._notifier.use(settings.notify)
+        self.learner.use(rules, adviser, self._notifier)
         settle()
         self.log.line("configuration and rules reloaded")
+        tell_at_start("logd", self._began, settings, self.log.warning)
 
     # -- the loop ------------------------------------------------------------------
 

@@ -13,7 +13,8 @@ DESCRIPTION
 
 SIGNALS
     HUP reads configuration, rules and keys again; broken ones leave the old in
-    force and log why. TERM ends the program.
+    force and log why, and what only a restart puts in force is named. TERM ends the
+    program.
 
 DIAGNOSTICS
     Warnings and advice go to the mail log. Exit status 0 after TERM, 2 for a wrong
@@ -56,7 +57,6 @@ import milter
 
 from milter_bounce import limits
 from milter_bounce.config import ConfigError
-from milter_bounce.decide.rule_toml import RulesError
 from milter_bounce.protocol import token
 from milter_bounce.protocol.genuine import Arrival
 from milter_bounce.protocol.milter import HEADER_NAME, Message, Step
@@ -66,6 +66,7 @@ from .desk import Desk
 from .heartbeat import Heartbeat
 from .maillog import MailLog
 from .memory import settle
+from .reloading import renewed, tell_at_start
 from .settings import load_settings
 from .sockets import folder_remedy
 from .store import StoreError
@@ -99,7 +100,6 @@ class Service:
 
     def use(self, settings: Settings) -> None:
         """Put `settings` in force for the sessions to come."""
-        self.settings = settings
         networks = [ipaddress.ip_network(n) for n in settings.token.networks]
 
         @lru_cache(maxsize=limits.CLIENTS_KEPT)
@@ -111,6 +111,7 @@ class Service:
                 return False
             return any(client in network for network in networks if network.version == client.version)
 
+        self.settings = settings
         self.is_ours = is_ours
         self.key = self.desk.engine.trust.keyring.stamping if settings.token.stamp else None
         """The key that stamps outgoing mail, if it is to be stamped."""
@@ -317,17 +318,20 @@ def _serve(settings: Settings, config_path: Path | None, orders: int, *, events:
     service = Service(settings, log, events=events, explain=explain)
     Session.service = service
 
+    def renew() -> Settings:
+        fresh = load_settings(config_path)
+        service.desk.reload(fresh)
+        service.use(fresh)
+        settle()
+        return fresh
+
     def obey() -> None:
         """Reload at each byte; leave when the orders end. libmilter would take four seconds to leave by itself."""
         while os.read(orders, 1):
-            try:
-                fresh = load_settings(config_path)
-                service.desk.reload(fresh)
-                service.use(fresh)
-                settle()
+            fresh = renewed(renew, log.warning)
+            if fresh is not None:
                 log.line("configuration, rules and keys read again")
-            except (ConfigError, RulesError) as error:
-                log.warning(f"not reloaded, what was in force stays: {error}")
+                tell_at_start("milterd", settings, fresh, log.warning)
         service.desk.flush()
         log.close()
         os._exit(0)

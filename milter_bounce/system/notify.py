@@ -85,6 +85,10 @@ class Notifier:
         self._section, self._log = section, log
         self._running = threading.BoundedSemaphore(RUNNING_LIMIT)
 
+    def use(self, section: NotifySection) -> None:
+        """Tell as this section says from now on."""
+        self._section = section
+
     def tell(self, notices: Iterable[Notice]) -> None:
         """Start what is to be started for those notices that an administrator wants to hear of."""
         for notice in notices:

@@ -71,6 +71,10 @@ class Gate:
         self._probed: dict[str, datetime] = {}
         """When a probe of each standing block was handed to the MTA."""
 
+    def use(self, limits: Limits) -> None:
+        """Answer by these from now on."""
+        self._limits = limits
+
     def close(self) -> None:
         """Close the file; it is opened anew at the next question."""
         for db in (self._db, self._claims):

@@ -70,6 +70,11 @@ class SqliteStore(Holding):
         self._operators: dict[str, tuple[str, int] | None] = {}
         self._gate = Gate(self.path, self.limits)
 
+    def use(self, limits: Limits, retention: Retention) -> None:
+        """Go on with these; a batch that is under way ends with the old ones."""
+        self.limits, self.retention = limits, retention
+        self._gate.use(limits)
+
     # the file
 
     def connection(self) -> sqlite3.Connection:

@@ -203,7 +203,7 @@ def test_reload_takes_new_settings_and_keeps_old_ones_when_broken(answerd, tmp_p
 
     program.path.write_text(good.replace('"enforce"', '"no such mode"'))
     program.signal(signal.SIGHUP)
-    _until(lambda: "not reloaded, the old settings stay in force" in log(tmp_path))
+    _until(lambda: "not reloaded, the old configuration stays in force" in log(tmp_path))
     assert held()
     program.path.write_text(good.replace('"enforce"', '"advise"'))
     program.signal(signal.SIGHUP)

@@ -179,13 +179,22 @@ def test_diagnostic_cannot_forge_a_log_line(postfix, tmp_path):
         assert text.endswith('"')
 
 
-def test_hup_takes_new_settings_and_keeps_the_old_when_they_are_wrong(postfix, tmp_path):
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        pytest.param("mode = 'strict'\n", "mode = 'strict'", id="word"),
+        pytest.param("[advice]\ncategories = { greylisted = [1.0, inf] }\n", "= inf: ", id="endless"),
+        pytest.param("mode = 0x" + "f" * 5000, "mode = ", id="digits"),
+    ],
+)
+def test_hup_takes_new_settings_and_keeps_the_old_when_they_are_wrong(postfix, tmp_path, wrong, said):
     """After HUP a wrong file is told in one line and changes nothing; a mended one is taken."""
     with milterd(postfix, tmp_path) as program:
         good = program.path.read_text()
-        program.path.write_text("mode = 'strict'\n")
+        program.path.write_text(wrong)
         program.signal(signal.SIGHUP)
-        (line,) = postfix.wait_log(r"warning: not reloaded, what was in force stays: .*mode = 'strict'")
+        (line,) = postfix.wait_log(r"warning: not reloaded, the old configuration stays in force: ")
+        assert said in line
         assert str(program.path) in line
         postfix.send("", "news@home.example", dsn("one@bad.test").replace("\n", "\r\n"))
         ours(postfix, "one@bad.test")

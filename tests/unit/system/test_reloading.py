@@ -1,0 +1,206 @@
+"""HUP: what can be renewed is, what cannot is named, and no file ends what listens for the next one."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from datetime import timedelta
+from operator import attrgetter
+
+import pytest
+
+from milter_bounce.config import ConfigError, Settings, load
+from milter_bounce.decide.rule_toml import RulesError
+from milter_bounce.system import answerd, dnsd, logd
+from milter_bounce.system.desk import Desk
+from milter_bounce.system.maillog import MailLog
+from milter_bounce.system.notify import Notifier
+from milter_bounce.system.reloading import AT_START, renewed, tell_at_start
+from milter_bounce.system.settings import load_settings
+from milter_bounce.system.sqlite_store import SqliteStore
+
+
+class Host:
+    """A configuration file that changes, and the log."""
+
+    def __init__(self, folder) -> None:
+        self.folder, self.conf = folder, folder / "c.toml"
+        self.write()
+
+    def write(self, *, threshold: int = 10, days: int = 90, mode: str = "advise", more: str = "") -> Settings:
+        d = self.folder
+        self.conf.write_text(
+            f'user = ""\nmode = "{mode}"\n[log]\noutput = "file"\noutput_file = "{d}/o.log"\nfollow = "{d}/mail.log"\n'
+            f'[store]\npath = "{d}/s.db"\ncounts_days = {days}\n[token]\nkeys = "{d}/keys"\n[dns]\nwatch = false\n'
+            f'[answer]\nsocket = ""\ngate_socket = ""\npolicy_socket = ""\n[rules]\nlocal = "{d}/none"\n'
+            f"[block]\nthreshold = {threshold}\n[notify]\ncommand = ['n{threshold}']\n{more}"
+        )
+        return load_settings(self.conf)
+
+    def log(self) -> str:
+        path = self.folder / "o.log"
+        return path.read_text() if path.exists() else ""
+
+
+@pytest.fixture
+def host(tmp_path):
+    return Host(tmp_path)
+
+
+def in_force(store: SqliteStore) -> tuple[int, int, timedelta]:
+    return store.limits.block_threshold, store._gate._limits.block_threshold, store.retention.counts
+
+
+RENEWED = (3, 3, timedelta(days=7))
+
+
+@pytest.mark.parametrize("error", [ConfigError("c.toml: x"), RulesError("r.toml", None, "y"), OverflowError("inf")])
+def test_renewed_survives_any_error_with_one_line(error):
+    """The old stays, and the line says why."""
+    lines = []
+
+    def make() -> int:
+        raise error
+
+    assert renewed(make, lines.append) is None
+    (line,) = lines
+    assert line.startswith("not reloaded, the old configuration stays in force: ")
+    assert str(error) in line
+
+
+@pytest.mark.parametrize("program", AT_START)
+def test_options_that_need_a_start_exist_and_are_told(program):
+    """Each name is an option; one that differs from what the program began with is told, at every reload."""
+    began, lines = Settings(), []
+    assert [attrgetter(name)(began) for name in AT_START[program]]
+    tell_at_start(program, began, began, lines.append)
+    tell_at_start(program, began, load('[log]\noutput = "stdout"\n[block]\nthreshold = 3\n', "x"), lines.append)
+    assert lines == ["changed, but in force from the next start only: log.output"]
+
+
+def test_logd_renews_the_store_and_names_what_it_cannot(host):
+    """Thresholds, retention and notices are new; the file that it holds open is told of."""
+    daemon = logd.Logd(load_settings(host.conf), host.conf, events=False)
+    host.write(threshold=3, days=7)
+    daemon._do_reload()
+    assert in_force(daemon.store) == RENEWED
+    assert daemon._notifier._section.command == ["n3"]
+    assert "next start only" not in host.log()
+    host.conf.write_text(host.conf.read_text().replace("s.db", "other.db"))
+    for _ in range(2):
+        daemon._do_reload()
+    assert host.log().count("warning: changed, but in force from the next start only: store.path") == 2
+
+
+def test_desk_renews_the_store_at_a_reload(host):
+    """What milterd remembers by is what it advises by."""
+    desk = Desk(load_settings(host.conf), MailLog(load_settings(host.conf).log, "milterd"))
+    desk.reload(host.write(threshold=3, days=7))
+    assert in_force(desk.store) == RENEWED
+    assert desk._notifier._section.command == ["n3"]
+
+
+def test_dnsd_renews_store_notices_and_grace(host, monkeypatch):
+    """Everything that is made from the settings; and the next reload of something that breaks leaves it."""
+    began = load_settings(host.conf)
+    store, log, notifier = SqliteStore(began.store.path), MailLog(began.log, "dnsd"), Notifier(began.notify, None)
+    seen = []
+
+    async def until_told(program, reload, _):
+        host.write(threshold=3, days=7, more="[advice]\ntime_scale = 0.5\n")
+        program.setup = reload()
+        seen.append((program, reload))
+
+    monkeypatch.setattr(dnsd, "_until_told", until_told)
+    monkeypatch.setattr(dnsd, "make_store", lambda _: store)
+    monkeypatch.setattr(dnsd, "Notifier", lambda *_: notifier)
+    monkeypatch.setattr(dnsd, "MailLog", lambda *_: log)
+    dnsd.main(began, host.conf)
+    ((program, reload),) = seen
+    assert in_force(store) == RENEWED
+    assert notifier._section.command == ["n3"]
+    assert program.setup.settings.advice.time_scale == 0.5
+    monkeypatch.setattr(dnsd, "load_settings", lambda _: 1 / 0)
+    assert reload() is None
+    assert in_force(store) == RENEWED
+    assert "stays in force: ZeroDivisionError" in host.log()
+
+
+def test_logd_outlives_a_reload_that_raises_anything(host, monkeypatch):
+    """Not only what a wrong file raises."""
+    daemon = logd.Logd(load_settings(host.conf), host.conf, events=False)
+    host.write(threshold=3)
+    monkeypatch.setattr(logd, "make_adviser", lambda _: 1 / 0)
+    daemon._do_reload()
+    assert daemon.store.limits.block_threshold == 10
+    assert "warning: not reloaded, the old configuration stays in force: ZeroDivisionError" in host.log()
+
+
+class Answering:
+    """answerd without sockets, its reloads held up where a test wants it."""
+
+    def __init__(self, host, monkeypatch) -> None:
+        self.program = answerd.Program(
+            load_settings(host.conf), host.conf, answerd.Lines(MailLog(load_settings(host.conf).log, "answerd"))
+        )
+        self.loads, self.loading, self.go_on = [], threading.Event(), threading.Event()
+        monkeypatch.setattr(answerd, "load_settings", self._load)
+
+    def _load(self, path):
+        settings = load_settings(path)
+        self.loads.append(settings.mode)
+        self.loading.set()
+        assert self.go_on.wait(30)
+        return settings
+
+    async def settle(self) -> None:
+        """Wait for the end of the reload under way; HUPs that came meanwhile are part of it."""
+        await self.program._reloading
+
+    def end(self) -> None:
+        self.program._put_flusher_to_work(None)
+        self.program._lines.close()
+
+
+def test_answerd_takes_the_last_of_files_that_come_close_together(host, monkeypatch):
+    """While a reload is under way, further HUPs make one more, of the file as it is then."""
+    host.write(mode="enforce")
+    answering = Answering(host, monkeypatch)
+
+    async def run() -> None:
+        answering.program.hang_up()
+        await asyncio.to_thread(answering.loading.wait, 30)
+        host.write(mode="advise")
+        for _ in range(3):
+            answering.program.hang_up()
+        answering.go_on.set()
+        await answering.settle()
+
+    asyncio.run(run())
+    answering.end()
+    assert answering.loads == ["enforce", "advise"]
+    assert answering.program._settings.mode == "advise"
+
+
+def test_answerd_hears_the_next_hup_after_a_reload_that_raised(host, monkeypatch):
+    """Anything at all, in what is made and in what puts it to work; each is told."""
+    answering = Answering(host, monkeypatch)
+    answering.go_on.set()
+
+    async def hup() -> None:
+        answering.program.hang_up()
+        await answering.settle()
+
+    with monkeypatch.context() as broken:
+        broken.setattr(answerd, "make_answers", lambda *_: 1 / 0)
+        asyncio.run(hup())
+    with monkeypatch.context() as broken:
+        broken.setattr(answerd, "settle", lambda: 1 / 0)
+        asyncio.run(hup())
+    host.write(mode="enforce", more="[due]\nenabled = false\n")
+    asyncio.run(hup())
+    answering.end()
+    assert answering.program._settings.mode == "enforce"
+    assert "warning: not reloaded, the old configuration stays in force: ZeroDivisionError" in host.log()
+    assert "error: the reload ended half way: ZeroDivisionError" in host.log()
+    assert "reloaded, mode enforce" in host.log()
