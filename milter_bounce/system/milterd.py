@@ -372,6 +372,8 @@ def main(settings: Settings, config_path: Path | None = None, *, events: bool = 
         raise ConfigError('milter.socket = "": milterd is switched off; name a socket, or do not start it')
     nanny.drop_privileges(settings)
     return nanny.supervise(
-        lambda orders: _serve(settings, config_path, orders, events=events, explain=explain),
+        lambda settings, orders: _serve(settings, config_path, orders, events=events, explain=explain),
+        settings,
+        lambda: load_settings(config_path),
         MailLog(settings.log, "milterd"),
     )

@@ -2,19 +2,21 @@
 
 The parent takes HUP and TERM, hands HUP on through a pipe, starts the child anew
 when it dies, after a longer rest each time it dies early, and leaves nothing
-behind when it ends. A child that cannot have its socket is not started again.
-When the parent itself is killed, the child reads the end of the pipe and ends
-as well.
+behind when it ends. A child that cannot have its socket is not started again. At
+HUP it reads the settings as well, for the children to come. When the parent itself
+is killed, the child reads the end of the pipe and ends as well.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import signal
 import stat
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -25,8 +27,6 @@ from .heartbeat import EVERY_S, Heartbeat
 from .sockets import TAKEN, folder_remedy, listened
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from .maillog import MailLog
 
 LEAVE_S: Final = 5.0
@@ -98,12 +98,16 @@ def clear_socket(path: str) -> None:
         raise SocketFault(f"{path}: {error.strerror}; {folder_remedy(folder)}") from None
 
 
-def _child(serve: Callable[[int], int], orders: int) -> int:
+Serve = Callable[[Settings, int], int]
+"""What runs in the child: settings and the read end of its orders; returns its exit status."""
+
+
+def _child(serve: Serve, settings: Settings, orders: int) -> int:
     """Run `serve` in a fresh child; never returns to the caller's code."""
     # TERM and HUP stay blocked: a thread that had them unblocked would die of them before libmilter's sigwait sees them
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
     try:
-        return serve(orders)
+        return serve(settings, orders)
     except (ConfigError, RulesError, SocketFault) as error:
         sys.stderr.write(f"milter-bounce: {error}\n")
         return NO_SOCKET if isinstance(error, SocketFault) else WRONG_CONFIGURATION
@@ -113,8 +117,8 @@ def _child(serve: Callable[[int], int], orders: int) -> int:
 
 
 class _Nanny:
-    def __init__(self, serve: Callable[[int], int], log: MailLog) -> None:
-        self._serve, self._log = serve, log
+    def __init__(self, serve: Serve, settings: Settings, load: Callable[[], Settings], log: MailLog) -> None:
+        self._serve, self._settings, self._load, self._log = serve, settings, load, log
         self._pid = self._orders = 0
         self._started = 0.0
         self._rest_s = REST_S
@@ -126,7 +130,7 @@ class _Nanny:
         self._pid = os.fork()
         if self._pid == 0:
             os.close(self._orders)
-            code = _child(self._serve, reading)
+            code = _child(self._serve, self._settings, reading)
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(code)
@@ -141,7 +145,11 @@ class _Nanny:
         return os.waitstatus_to_exitcode(status)
 
     def reload(self) -> None:
-        os.write(self._orders, b"r")
+        """Have the child read its files again, and keep the settings for those to come; broken ones leave the last."""
+        with contextlib.suppress(Exception):  # the child reads the same file, and tells what is wrong with it
+            self._settings = self._load()
+        with contextlib.suppress(BrokenPipeError):  # it has just died: the next one starts from these settings
+            os.write(self._orders, b"r")
 
     def end(self) -> None:
         """End the child: the end of its orders tells it to leave; by force when it does not."""
@@ -176,13 +184,14 @@ class _Nanny:
         return False
 
 
-def supervise(serve: Callable[[int], int], log: MailLog) -> int:
-    """Run ``serve(orders)`` in a child until TERM; return the exit status, 1 where its socket cannot be had.
+def supervise(serve: Serve, settings: Settings, load: Callable[[], Settings], log: MailLog) -> int:
+    """Run ``serve(settings, orders)`` in a child until TERM; return the exit status, 1 where its socket cannot be had.
 
-    `orders` is a file descriptor: each byte on it means "reload", its end means "write what waits and leave at once".
+    A child that is started after a HUP gets what `load` returned then, not the `settings` of the first one. `orders` is
+    a file descriptor: each byte on it means "reload", its end means "write what waits and leave at once".
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-    nanny = _Nanny(serve, log)
+    nanny = _Nanny(serve, settings, load, log)
     nanny.start()
     settled = False
     while True:

@@ -29,7 +29,7 @@ class Counted(nanny._Nanny):
         left -= 1
         super().start()
 nanny._Nanny = Counted
-raise SystemExit(nanny.supervise(lambda orders: 1 if left else int(sys.argv[2]), said))
+raise SystemExit(nanny.supervise(lambda settings, orders: 1 if left else int(sys.argv[2]), None, None, said))
 """
 
 

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import select
+import signal
+import subprocess
+import sys
 import threading
 from datetime import timedelta
 from operator import attrgetter
@@ -18,6 +23,7 @@ from milter_bounce.system.notify import Notifier
 from milter_bounce.system.reloading import AT_START, renewed, tell_at_start
 from milter_bounce.system.settings import load_settings
 from milter_bounce.system.sqlite_store import SqliteStore
+from tests.conftest import ROOT
 
 
 class Host:
@@ -204,3 +210,71 @@ def test_answerd_hears_the_next_hup_after_a_reload_that_raised(host, monkeypatch
     assert "warning: not reloaded, the old configuration stays in force: ZeroDivisionError" in host.log()
     assert "error: the reload ended half way: ZeroDivisionError" in host.log()
     assert "reloaded, mode enforce" in host.log()
+
+
+NANNY = """
+import os, sys
+from milter_bounce.config import load
+from milter_bounce.system import nanny
+
+class Log:
+    def warning(self, text): print("warning:", text, flush=True)
+
+def settings(): return load(open(sys.argv[1]).read(), "c.toml")
+
+def serve(settings, orders):
+    print("child", os.getpid(), settings.mode, flush=True)
+    while os.read(orders, 1):
+        print("told", os.getpid(), flush=True)
+    os._exit(0)
+
+print("ended", nanny.supervise(serve, settings(), settings, Log()), flush=True)
+"""
+
+
+@pytest.fixture
+def nanny(tmp_path):
+    """Start a nanny whose child tells its mode; yield the process, and a function for its next line of that kind."""
+    (tmp_path / "c.toml").write_text('mode = "advise"\n')
+    words = [sys.executable, "-c", NANNY, str(tmp_path / "c.toml")]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT)
+
+    def line(kind: str) -> list[str]:
+        while select.select([process.stdout], [], [], 60)[0] and (words := process.stdout.readline().decode().split()):
+            if words[0] == kind:
+                return words
+        raise AssertionError(process.stderr.read().decode())
+
+    # unbuffered, or select() would not see what has been read ahead
+    process.stdout = os.fdopen(os.dup(process.stdout.fileno()), "rb", buffering=0)
+    yield process, line
+    process.kill()
+    process.wait()
+
+
+@pytest.mark.parametrize(("text", "mode"), [('mode = "enforce"\n', "enforce"), ("mode = 7\n", "advise")])
+def test_nanny_outlives_a_hup_that_comes_as_the_child_dies(nanny, tmp_path, text, mode):
+    """The next child starts from the file as it was at that HUP; from the last good one where it is broken."""
+    process, line = nanny
+    child = int(line("child")[1])
+    process.send_signal(signal.SIGSTOP)
+    os.kill(child, signal.SIGKILL)
+    (tmp_path / "c.toml").write_text(text)
+    process.send_signal(signal.SIGHUP)
+    process.send_signal(signal.SIGCONT)
+    assert line("child")[2] == mode
+    process.send_signal(signal.SIGHUP)
+    line("told")
+    process.send_signal(signal.SIGTERM)
+    assert line("ended") == ["ended", "0"]
+
+
+def test_nanny_starts_a_child_with_the_settings_of_the_last_hup(nanny, tmp_path):
+    """A HUP that the first child heard counts for the second one too."""
+    process, line = nanny
+    child = int(line("child")[1])
+    (tmp_path / "c.toml").write_text('mode = "enforce"\n')
+    process.send_signal(signal.SIGHUP)
+    line("told")
+    os.kill(child, signal.SIGKILL)
+    assert line("child")[2] == "enforce"
