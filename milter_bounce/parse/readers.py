@@ -1,4 +1,4 @@
-"""What makes each kind of report recognisable: the phrases of rules/readers.toml, ready to compare.
+"""What makes each kind of report recognisable: the phrases of rules/readers/reports.toml, ready to compare.
 
 Goes in: the file's text (system/readers.py reads it). Comes out: `Readers`.
 Does not: read a message.
@@ -150,7 +150,7 @@ class Readers:
             )
         except (tomllib.TOMLDecodeError, KeyError, TypeError, AttributeError, re.error) as error:
             raise ReadersError(
-                f"readers.toml: {type(error).__name__} {error}: compare with the shipped file"
+                f"readers/reports.toml: {type(error).__name__} {error}: compare with the shipped file"
             ) from error
 
 
@@ -161,7 +161,9 @@ def _lower(phrases: list[str]) -> tuple[str, ...]:
 def _family(entry: dict[str, Any]) -> Family:
     unknown = entry.keys() - KNOWN_KEYS
     if unknown:
-        raise ReadersError(f"readers.toml: reader {entry.get('name')!r}: unknown key {min(unknown)!r}: remove it")
+        raise ReadersError(
+            f"readers/reports.toml: reader {entry.get('name')!r}: unknown key {min(unknown)!r}: remove it"
+        )
     return Family(
         name=entry["name"],
         text=_lower(entry.get("text", [])),

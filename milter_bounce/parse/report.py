@@ -1,6 +1,6 @@
 """Reader of whatever mail systems send back: one message becomes one `DeliveryReport`.
 
-Goes in: the bytes of a message and the phrases of rules/readers.toml. Comes
+Goes in: the bytes of a message and the phrases of rules/readers/reports.toml. Comes
 out: what kind of message it is and, for a report, one `DeliveryStatus` per
 recipient. Does not: judge a status, or prove that the report is genuine.
 

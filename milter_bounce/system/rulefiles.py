@@ -1,11 +1,10 @@
-"""Rule files on disk: shipped ones and the administrator's, read, checked for ownership, reloaded.
+"""Rule files on disk: shipped ones and the administrator's, read and checked for ownership.
 
 SYNOPSIS
     rules = load_rules(settings)
-    line = RuleReloader(settings).reload()      on SIGHUP
 
 DESCRIPTION
-    About 1,000 rules load in about 0.1 s, so nothing is cached.
+    Each call reads the files anew; nothing is cached.
 
 SECURITY
     A rule decides what is suppressed. A local file is refused unless root or the running user owns it and others may
@@ -35,10 +34,7 @@ from .share import rules_dir
 
 FILE_LIMIT_BYTES: Final = limits.RULE_FILE_BYTES
 LOCAL_FILES: Final = limits.RULE_FILES
-_ROOT_FILES: Final = ("blocklists.toml", "replies.toml", "status.toml")
-_OTHERS: Final = frozenset({"reports.toml"})
-"""Data beside the rules that other parts read."""
-NO_RULES: Final = frozenset({"schedules.toml", "readers.toml", "thresholds.toml"})
+NO_RULES: Final = frozenset({"schedules.toml", "thresholds.toml"})
 """Files of the folder that hold other data than rules."""
 
 
@@ -183,24 +179,3 @@ def _foreign(path: Path) -> str | None:
 def _refuse_foreign(path: Path) -> None:
     if reason := _foreign(path):
         raise RulesError(str(path), None, reason)
-
-
-class RuleReloader:
-    """Holds the rules in force; a broken file never replaces them."""
-
-    def __init__(self, settings: Settings | None = None) -> None:
-        """Load the rules for the first time.
-
-        Raises:
-            RulesError: file, rule and reason: a program does not start on broken rules.
-        """
-        self._settings = settings
-        self.rules = load_rules(settings)
-
-    def reload(self) -> str | None:
-        """Read the files again and return None; or keep the old rules and return one line: file, rule, reason."""
-        try:
-            self.rules = load_rules(self._settings)
-        except RulesError as error:
-            return f"rules not reloaded, the old ones stay in force: {error}"
-        return None

@@ -1,7 +1,7 @@
 """Readers of the families whose reports the general readers do not read well enough by themselves.
 
 Each module reads one family's own layout from the report's words and returns
-drafts; what makes a family recognisable is data (rules/readers.toml). A
+drafts; what makes a family recognisable is data (rules/readers/reports.toml). A
 family without a module here is read by `parse.blocks` and `parse.told`.
 """
 

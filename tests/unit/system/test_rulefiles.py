@@ -1,4 +1,4 @@
-"""Rule files on disk: found, checked for ownership, reloaded."""
+"""Rule files on disk: found, read, checked for ownership."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from milter_bounce.config import Settings
 from milter_bounce.decide.rule_toml import RulesError
-from milter_bounce.system.rulefiles import RuleReloader, load_rules, read_own_examples, shipped_files, status_of
+from milter_bounce.system.rulefiles import load_rules, read_own_examples, shipped_files, status_of
 
 OWN = '[[rule]]\nid = "own"\ncategory = "greylisted"\ntext = "purple"\nsource = "own log, 2026"\nexamples = ["450 purple"]\n'
 
@@ -59,6 +59,7 @@ def test_rulefiles_refuse_a_file_of_somebody_else(tmp_path):
 
 
 BROKEN = [
+    pytest.param("x = " + "[" * 100_000, "is not TOML", id="breaks-its-reader"),
     pytest.param("[[rule", "is not TOML", id="not-toml"),
     pytest.param(OWN.replace("purple", "pur(?=ple)", 1), "own: RE2 cannot take the pattern", id="pattern"),
     pytest.param(OWN.replace("greylisted", "grey"), "own: category", id="category"),
@@ -68,25 +69,22 @@ BROKEN = [
 
 
 @pytest.mark.parametrize(("text", "reason"), BROKEN)
-def test_rulefiles_reload_keeps_the_old_rules_when_a_file_is_broken(tmp_path, text, reason):
-    """SIGHUP with a broken file: one line with file, rule and reason, and nothing changes."""
-    (tmp_path / "own.toml").write_text(OWN)
-    reloader = RuleReloader(settings(tmp_path))
+def test_rulefiles_refuse_a_broken_file_in_one_line(tmp_path, text, reason):
+    """One line with file, rule and reason, as a program logs it that keeps its old rules."""
     (tmp_path / "own.toml").write_text(text)
-    line = reloader.reload()
-    assert line is not None
+    with pytest.raises(RulesError) as caught:
+        load_rules(settings(tmp_path))
+    line = str(caught.value)
     assert str(tmp_path / "own.toml") in line
     assert reason in line
     assert "\n" not in line
-    assert judged(reloader.rules) == "own"
 
 
-def test_rulefiles_reload_takes_new_rules(tmp_path):
-    """SIGHUP with good files: the new rules are in force."""
-    reloader = RuleReloader(settings(tmp_path))
+def test_rulefiles_are_read_anew_at_each_load(tmp_path):
+    """Nothing is cached: what was put there since counts."""
+    assert judged(load_rules(settings(tmp_path))) == "reply-450"
     (tmp_path / "own.toml").write_text(OWN)
-    assert reloader.reload() is None
-    assert judged(reloader.rules) == "own"
+    assert judged(load_rules(settings(tmp_path))) == "own"
 
 
 def test_rulefiles_refuse_an_empty_folder_of_shipped_rules(tmp_path):
