@@ -237,7 +237,7 @@ def test_mail_flows_when_the_milter_crashes_in_mid_message(postfix, tmp_path):
         assert code == 250
         postfix.wait_for(lambda: postfix.mail("mid"))
         postfix.wait_log(r"the program died \(signal 9\) and is started again")
-        postfix.wait_for(program.ready)
+        postfix.wait_for(program.ready, 30)
         delivered(postfix, 1)
         ours(postfix, "gone@bad.test")
 
