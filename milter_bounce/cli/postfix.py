@@ -27,7 +27,7 @@ _directory = click.option(
     help="Postfix's configuration directory.",
 )  # fmt: skip
 _gate_folder = click.option(
-    "--gate-dir", "gate_folder", type=click.Path(path_type=Path), default=Path("/etc/milter-bounce"), show_default=True,
+    "--gate-dir", "gate_folder", type=click.Path(path_type=Path, resolve_path=True), default=Path("/etc/milter-bounce"), show_default=True,
     help="Folder for gate.cf; Postfix must be able to read it.",
 )  # fmt: skip
 _enforce = click.option("--enforce", is_flag=True, help="Also what mode enforce needs: gate, status filter, policy.")

@@ -130,10 +130,12 @@ class Postconf:
             return None
         now = self.options(re.escape(change.name)).get(change.name) if change.kind == "option" else None
         now = self.explicit(change.name) if change.kind == "main" else now
-        if now is None:
+        # postconf -n does not show a parameter of ours once nothing names it any more
+        ours = change.kind == "main" and change.name.startswith(OURS)
+        if now is None and not ours:
             return None
         flag, drop = ("-e", "-X") if change.kind == "main" else ("-P", "-PX")
-        if _plain(now) == _plain(change.after) or change.name.startswith(OURS):
+        if now is None or ours or _plain(now) == _plain(change.after):
             self.run(*((drop, change.name) if change.before is None else (flag, f"{change.name}={change.before}")))
             return None
         if change.part and change.part in now:

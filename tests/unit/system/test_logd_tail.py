@@ -312,7 +312,7 @@ def test_any_order_of_events_counts_each_line_once(log, seed):
 @pytest.mark.parametrize("packed", [False, True], ids=["plain", "packed"])
 def test_each_place_within_a_batch_is_a_place_to_go_on_from(log, packed):
     """From behind any line of a batch a restarted program reads the rest, whatever bytes the lines hold."""
-    text = b"\0\0\0first\n" + b"".join(b"%d \xff\xc3\n\n" % number * 3 for number in range(30)) + b"caf\xc3\xa9\nlast"
+    text = b"\0\0\0first\n" + b"".join(b"%d \xff\xc3\n\n" % number * 3 for number in range(30)) + b"th\xc3\xa9\nlast"
     log.path.write_bytes(text)
     position = None
     if packed:

@@ -168,6 +168,16 @@ def test_revert_with_no_postfix_running_is_done_at_once(host):
 
 
 @needs_postconf
+def test_revert_after_a_change_by_hand_leaves_nothing_of_ours(host):
+    """postconf -n hides a parameter that nothing names any more, and ours names itself last."""
+    host.apply()
+    host.postconf.run("-e", "message_size_limit=1000000")
+    assert host.revert().left == []
+    assert "milter_bounce" not in host.main.read_text()
+    assert host.main.read_text().endswith("message_size_limit = 1000000\n")
+
+
+@needs_postconf
 def test_submission_keeps_its_restrictions_without_our_parameter(host):
     """A running master's -o names $milter_bounce_policy: undefined it is nothing, and the administrator's rest stands."""
     host.apply()
