@@ -81,7 +81,8 @@ def learn(folder: Path, statuses: int) -> dict[str, float]:
     began = time.perf_counter()
     while (batch := source.batch(0.01)) and batch.lines:
         daemon.learner.take(batch, utc_now())
-        count += daemon.learner.commit(utc_now())
+        while daemon.learner.busy:
+            count += daemon.learner.commit(utc_now())
         if not early and count >= statuses // 5:
             early = resident_mb()
     took = time.perf_counter() - began

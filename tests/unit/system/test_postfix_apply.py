@@ -169,7 +169,7 @@ def test_revert_with_no_postfix_running_is_done_at_once(host):
 
 @needs_postconf
 def test_revert_after_a_change_by_hand_leaves_nothing_of_ours(host):
-    """postconf -n hides a parameter that nothing names any more, and ours names itself last."""
+    """Postconf -n hides a parameter that nothing names any more, and ours names itself last."""
     host.apply()
     host.postconf.run("-e", "message_size_limit=1000000")
     assert host.revert().left == []
