@@ -8,7 +8,7 @@ Does not: decide. The vocabulary is TAXONOMY's: class, advice, category, scope.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -531,7 +531,7 @@ def notice_line(notice: Notice) -> str:
         "rule": notice.rule,
         "attempts": notice.attempts,
         "since": stamp(notice.since),
-        "hours": None if notice.since is None else f"{(notice.at - notice.since).total_seconds() / 3600:.1f}",
+        "hours": None if notice.since is None else f"{max((notice.at - notice.since).total_seconds(), 0) / 3600:.1f}",
         "until": stamp(notice.until),
         "by": notice.by,
     }
@@ -602,7 +602,6 @@ class Answer:
 
     text: str = ""
     rule: str = ""
-    extra: tuple[str, ...] = field(default=())
 
 
 KEEP: Final = Answer()

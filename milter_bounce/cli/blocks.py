@@ -81,17 +81,18 @@ def _hold_fields(held: HeldRecipients) -> dict[str, object]:
 
 @blocks.command("list")
 @click.option("--all", "closed", is_flag=True, help="Those that are over as well.")
+@click.option("--held", is_flag=True, help="With --json: back-offs and held recipients as well.")
 @JSON
 @CONFIG
 @quiet_pipe
-def blocks_list(conf: Path | None, closed: bool, as_json: bool) -> None:
+def blocks_list(conf: Path | None, closed: bool, held: bool, as_json: bool) -> None:
     """List blocks that are not over, back-offs, and recipients held by themselves, counted by destination."""
     unreal = only_said(settings_of(conf))
     with opened(conf) as store:
         found, backoffs, holds = store.blocks(closed=closed), store.backoffs(now()), store.holds(now())
     if as_json:
-        rows = [*map(_block_fields, found), *map(_backoff_fields, backoffs), *map(_hold_fields, holds)]
-        for fields in rows:
+        others = [*map(_backoff_fields, backoffs), *map(_hold_fields, holds)] if held else []
+        for fields in [*map(_block_fields, found), *others]:
             emit({**fields, "only_said": unreal})
         return
     _block_table(found)
@@ -135,7 +136,7 @@ def _hold_table(holds: list[HeldRecipients]) -> None:
         click.echo("\nRecipients held by themselves (`milter-bounce recipient release ADDRESS|DOMAIN` lets them go):")
         table(("destination", "recipients", "category", "first until", "last until", "text"), rows, empty="")
     if len(holds) > SHOWN:
-        click.echo(f"... and {len(holds) - SHOWN} more; --json lists all.")
+        click.echo(f"... and {len(holds) - SHOWN} more; --json --held lists all.")
 
 
 @blocks.command("show")
