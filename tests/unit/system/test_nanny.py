@@ -51,7 +51,7 @@ def test_child_that_dies_early_rests_longer_each_time():
 def test_rest_doubles_up_to_its_limit(monkeypatch):
     """1, 2, 4 ... 30 s for a child that dies at once; it begins anew with one that lived."""
     rests: list[float] = []
-    keeper = nanny._Nanny(lambda _: 0, SimpleNamespace(warning=lambda _: None))
+    keeper = nanny._Nanny(lambda _, __: 0, None, None, SimpleNamespace(warning=lambda _: None))
     monkeypatch.setattr(nanny.time, "monotonic", lambda: 1000.0)
     monkeypatch.setattr(keeper, "start", lambda: None)
     monkeypatch.setattr(keeper, "_told_to_end", lambda seconds: bool(rests.append(seconds)))
