@@ -1,7 +1,7 @@
 """milterd's cost: messages a second through a real Postfix with no milter, an empty one, and milterd; its memory.
 
-Run: ``python -m tests.bench milter``. They are taken in turns, in short bursts; a ratio is the median of the rounds'
-own ratios, so that whatever else the machine does at one time meets both sides of it. What stamping costs is told
+Run: ``python -m tests.bench milter``. They are taken in turns, in short bursts, each round begun by another one; a ratio
+is the median of the rounds' own ratios, so that whatever else the machine does at one time meets both sides of it. What stamping costs is told
 twice: against milterd without a key, and against the least that a milter can do to add a header field, since that
 can only be done at the end of a message (libmilter, smfi_addheader): the MTA then sends the body, too, and writes to
 its queue file again. Large bodies are measured besides.
@@ -30,6 +30,9 @@ ROUNDS = 31
 LARGE = {"100 KB": 100_000, "1 MB": 1_000_000}
 LARGE_ROUNDS, LARGE_MESSAGES = 9, 40
 MESSAGES = 240
+SETTLE_S = 1.0
+"""What a report leaves to be written behind it falls on nobody else's burst."""
+
 CLIENTS = 4
 REPORTS_FOR_MEMORY = 10_000
 EMPTY = """
@@ -159,14 +162,19 @@ def measure(folder: Path) -> dict[str, list[float]]:
             return dsn("gone@bad.test", to=SENDER, headers=returned).replace("\n", "\r\n").encode()
 
         report, genuine = report_with("other@bad.test"), report_with("gone@bad.test")
+        mails = {
+            "ordinary": (SENDER, "x@drop.example", ordinary),
+            "report": ("", SENDER, report),
+            "genuine": ("", SENDER, genuine),
+        }
         for burst in range(ROUNDS + 1):
-            for name, port in ports.items():
-                figures = {"ordinary": rate(port, SENDER, "x@drop.example", ordinary)}
-                figures["report"] = rate(port, "", SENDER, report)
-                if name == "stamping":
-                    figures["genuine"] = rate(port, "", SENDER, genuine)
-                for kind, figure in figures.items() if burst else ():  # the first one warms up
-                    out.setdefault(f"{kind}/{name}", []).append(figure)
+            turn = list(ports)[burst % len(ports) :] + list(ports)[: burst % len(ports)]
+            for kind, mail in mails.items():
+                for name in turn if kind != "genuine" else ["stamping"]:
+                    figure = rate(ports[name], *mail)
+                    if burst:  # the first one warms up
+                        out.setdefault(f"{kind}/{name}", []).append(figure)
+            time.sleep(SETTLE_S)
         for size, count in LARGE.items():
             large = head.encode() + b"\r\n" + (b"x" * 74 + b"\r\n") * (count // 76)
             for _ in range(LARGE_ROUNDS):
