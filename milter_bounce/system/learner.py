@@ -51,6 +51,10 @@ if TYPE_CHECKING:
     from .store_dns import Mentions
 
 AHEAD: Final = limits.STAMP_AHEAD
+ROOM_S: Final = 0.1
+ROOM_TRIES: Final = 20
+"""How often a portion's lines wait `ROOM_S` for room in the mail log: two seconds in all, then they are lost and counted."""
+
 PORTION_S: Final = 1.0
 """Seconds of judging after which the store is told: some seconds less than the silence that counts as a stall."""
 
@@ -273,7 +277,12 @@ class Learner:
         self._tell(told)
 
     def _tell(self, told: Told) -> None:
+        patience = ROOM_TRIES
         for line in told.lines:
+            # the log that we read can wait for the one that we write, but not for ever
+            while patience and not self._log.room(ROOM_S):
+                patience -= 1
+                self._alive()
             self._log.line(line)
             self._alive()
         for warning in told.warnings:

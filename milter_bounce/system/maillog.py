@@ -97,6 +97,11 @@ class MailLog:
         severity, colon, rest = text.partition(": ")
         return self.line(rest, severity) if colon and severity in SPOKEN else self.line(text)
 
+    def room(self, wait_s: float) -> bool:
+        """Wait until there is room for a line, `wait_s` at most; return whether there is."""
+        with self._changed:
+            return self._changed.wait_for(lambda: len(self._waiting) < LINES_WAITING, wait_s)
+
     def flush(self, wait_s: float = LEAVE_S) -> bool:
         """Wait until everything said is written, `wait_s` at most; return whether it is."""
         if self._process != os.getpid():

@@ -12,8 +12,10 @@ import pytest
 
 from milter_bounce.config import NotifySection, from_values
 from milter_bounce.parse.log import LogReader
+from milter_bounce.system import learner, maillog
 from milter_bounce.system.advising import make_adviser, make_store
 from milter_bounce.system.learner import Learner
+from milter_bounce.system.logoutput import LogOutput
 from milter_bounce.system.logtail import Batch
 from milter_bounce.system.maillog import MailLog
 from milter_bounce.system.notify import Notifier, as_mail
@@ -90,6 +92,34 @@ def test_failed_attempt_has_its_line_and_its_place(desk):
     assert "class=soft, category=mailbox-full" in said
     assert desk.store.recipient("bob@example.net").episode.attempts == 1
     assert desk.store.log_position("mail.log").cursor == "here"
+
+
+def test_more_lines_than_the_log_has_room_for_wait_for_it(desk, monkeypatch):
+    """A night's backlog is told faster than a log takes it: none is lost, and the order stays."""
+    monkeypatch.setattr(maillog, "LINES_WAITING", 3)
+    write = LogOutput.write
+
+    def slowly(output, text, severity, at):
+        time.sleep(0.002)
+        return write(output, text, severity, at)
+
+    monkeypatch.setattr(LogOutput, "write", slowly)
+    desk.learn(*(line(FULL, f"u{number}@example.net", queue_id=f"4cXy{number:02}") for number in range(40)))
+    assert [said.partition(":")[0] for said in desk.lines()] == [f"4cXy{number:02}" for number in range(40)]
+
+
+def test_log_that_takes_nothing_stops_no_learning(desk, monkeypatch):
+    """Two seconds are waited in all, the heart beats meanwhile, and what is lost is counted."""
+    beats = []
+    monkeypatch.setattr(maillog, "LINES_WAITING", 3)
+    monkeypatch.setattr(learner, "ROOM_S", 0.001)
+    monkeypatch.setattr(LogOutput, "write", lambda *_: False)
+    monkeypatch.setattr(desk.learner, "_alive", lambda: beats.append(1))
+    recipients = [f"u{number}@example.net" for number in range(9)]
+    assert desk.learn(*(line(FULL, to, queue_id="4cHung") for to in recipients)) == 9
+    assert all(desk.store.recipient(to).episode for to in recipients)
+    assert len(beats) >= learner.ROOM_TRIES
+    assert desk.log._lost == 6
 
 
 def test_delivery_ends_the_episode_with_a_line(desk):
