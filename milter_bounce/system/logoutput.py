@@ -1,6 +1,6 @@
 """One way out for log lines: into the log that the MTA itself writes.
 
-Goes in: one finished line at a time. Goes out: to Postfix's own log through the
+Goes in: finished lines, some at a time. Goes out: to Postfix's own log through the
 datagram socket ``public/postlog`` where ``maillog_file`` is set, to the syslog
 socket with facility mail, to standard output or to a file. Does not: keep what
 was not taken (``maillog`` does).
@@ -19,10 +19,14 @@ import sys
 import time
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from milter_bounce.config import LogSection
+
+What = TypeVar("What")
 
 FACILITY_MAIL: Final = 2 << 3
 SEVERITY: Final = {"info": 6, "warning": 4, "error": 3, "notice": 5}
@@ -35,7 +39,15 @@ SEND_S: Final = 0.5
 
 
 class UnwritableError(Exception):
-    """This line can never be written; the next one may."""
+    """The first of the lines can never be written; the next ones may."""
+
+
+class Line(NamedTuple):
+    """What was said, how bad it is (a name in ``SEVERITY``), and when (seconds since 1970)."""
+
+    text: str
+    severity: str
+    at: float
 
 
 def _has_maillog_file(queue_directory: Path) -> bool:
@@ -68,16 +80,32 @@ class LogOutput:
             return "postlog"
         return "syslog" if Path(self._settings.syslog_socket).exists() else "stdout"
 
-    def write(self, text: str, severity: str, at: float) -> bool:
-        """Write one line that was said `at` (seconds since 1970); return whether it was taken, to be tried again if not.
+    def write(self, lines: Sequence[Line]) -> int:
+        """Write lines in their order; return how many were taken, the others are to be tried again.
 
         Raises:
-            UnwritableError: it never will be.
+            UnwritableError: the first never will be, and none was taken.
         """
         if self._failing or time.monotonic() - self._chosen > CHOOSE_AGAIN_S:
             self._choose_again()
+        if self.kind == "file":
+            return self._try(self._append, lines)
+        taken = 0
+        for line in lines:
+            try:
+                if self._try(self._write, line) == 0:
+                    break
+            except UnwritableError:
+                if taken == 0:
+                    raise
+                break  # it is the first the next time
+            taken += 1
+        return taken
+
+    def _try(self, write: Callable[[What], int], what: What) -> int:
+        """Return how many lines were taken; a log that takes none is told of, once."""
         try:
-            self._write(text, severity, at)
+            taken = write(what)
         except (OSError, ValueError) as error:
             if isinstance(error, UnicodeError) or getattr(error, "errno", None) == errno.EMSGSIZE:
                 raise UnwritableError(str(error)) from None
@@ -85,9 +113,9 @@ class LogOutput:
             if not self._failing:
                 self._complain(error)
             self._failing = True
-            return False
+            return 0
         self._failing = False
-        return True
+        return taken
 
     def _choose_again(self) -> None:
         self._chosen = time.monotonic()
@@ -95,18 +123,18 @@ class LogOutput:
             self.kind = kind
             self.close()
 
-    def _write(self, text: str, severity: str, at: float) -> None:
+    def _write(self, line: Line) -> int:
+        text, severity, at = line
         if self.kind == "syslog":
             self._send(self._settings.syslog_socket, f"<{FACILITY_MAIL | SEVERITY[severity]}>", text)
         elif self.kind == "postlog":
             moment = time.strftime("%b %e %H:%M:%S ", time.localtime(at))
             stamped = moment + socket.gethostname().split(".")[0] + " "
             self._send(str(Path(self._settings.queue_directory) / "public" / "postlog"), stamped, text)
-        elif self.kind == "file":
-            self._append(text, at)
         else:
             sys.stdout.write(f"{self._tag}: {text}\n")
             sys.stdout.flush()
+        return 1
 
     def _complain(self, error: Exception) -> None:
         """Tell standard error that lines do not get through; once, until the log is back."""
@@ -142,12 +170,13 @@ class LogOutput:
             else:
                 return
 
-    def _append(self, text: str, at: float) -> None:
-        stamped = datetime.fromtimestamp(at).astimezone().isoformat(timespec="microseconds")
-        line = f"{stamped} {socket.gethostname()} {self._tag}: {text}\n".encode("utf-8", "backslashreplace")
+    def _append(self, lines: Sequence[Line]) -> int:
+        """Append lines in one write; a disk that fills up under it takes the first of them."""
+        head = f"{socket.gethostname()} {self._tag}: "
+        data = "".join(f"{_stamp(line.at)} {head}{line.text}\n" for line in lines).encode("utf-8", "backslashreplace")
         target = os.open(self._settings.output_file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o640)
         try:
-            os.write(target, line)
+            return data.count(b"\n", 0, os.write(target, data))
         finally:
             os.close(target)
 
@@ -156,3 +185,7 @@ class LogOutput:
         if self._socket is not None:
             self._socket.close()
             self._socket = None
+
+
+def _stamp(at: float) -> str:
+    return datetime.fromtimestamp(at).astimezone().isoformat(timespec="microseconds")

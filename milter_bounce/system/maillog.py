@@ -20,18 +20,22 @@ import os
 import threading
 import time
 from collections import deque
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from milter_bounce import limits
 from milter_bounce.verdict import printable
 
-from .logoutput import LogOutput
+from .logoutput import Line, LogOutput
 
 if TYPE_CHECKING:
     from milter_bounce.config import LogSection
 
 LINE_LIMIT: Final = limits.WRITTEN_LINE
 LINES_WAITING: Final = limits.LINES_WAITING
+
+LINES_AT_ONCE: Final = 500
+"""Lines that the thread takes in one turn: each turn costs the callers the interpreter's lock for a moment."""
 
 AGAIN_S: Final = 0.2
 """Seconds between two tries of a log that takes no lines."""
@@ -59,7 +63,7 @@ class MailLog:
         """Begin with nothing said, in the process that runs now."""
         self._process = os.getpid()
         self._output = LogOutput(self._settings, self._program)
-        self._waiting: deque[tuple[str, str, float]] = deque()
+        self._waiting: deque[Line] = deque()
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._lost = 0
@@ -82,10 +86,11 @@ class MailLog:
             if len(self._waiting) >= LINES_WAITING:
                 self._lost += 1
                 return False
-            self._waiting.append((safe if severity == "info" else f"{severity}: {safe}", severity, time.time()))
+            self._waiting.append(Line(safe if severity == "info" else f"{severity}: {safe}", severity, time.time()))
             if self._thread is None:
                 self._start()
-            self._changed.notify_all()
+            if len(self._waiting) == 1:  # with more it is at work
+                self._changed.notify_all()
         return True
 
     def warning(self, text: str) -> bool:
@@ -137,32 +142,36 @@ class MailLog:
         atexit.register(self.close)
 
     def _run(self) -> None:
-        while self._await():
-            text, severity, at = self._waiting[0]
+        while lines := self._next():
             try:
-                taken = self._output.write(text, severity, at)
+                taken = self._output.write(lines)
             except Exception:  # whatever is wrong with this line, the next ones must not wait for it
-                self._took(lost=1)
+                self._took(1, lost=1)
                 continue
             if taken:
                 self._tell_lost()
-                self._took()
+                self._took(taken)
             else:
                 self._rest()
 
-    def _await(self) -> bool:
-        """Return True once there is a line to write; False when the thread is to end."""
+    def _next(self) -> tuple[Line, ...]:
+        """Return lines to write once there are any; none when the thread is to end.
+
+        While lost ones are to be told of it is one line: the first that the log takes again is followed by that.
+        """
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._ends)
             if self._ends:
                 self._output.close()
                 self._thread = None
-            return not self._ends
+                return ()
+            return tuple(islice(self._waiting, 1 if self._lost else LINES_AT_ONCE))
 
-    def _took(self, lost: int = 0) -> None:
-        """Take the line off that was written last; only this thread takes lines off, so it is still the first."""
+    def _took(self, number: int, lost: int = 0) -> None:
+        """Take off the first `number` of lines; only this thread takes lines off, so they are what was written."""
         with self._changed:
-            self._waiting.popleft()
+            for _ in range(number):
+                self._waiting.popleft()
             self._lost += lost
             self._changed.notify_all()
 
@@ -170,9 +179,8 @@ class MailLog:
         """Tell how many lines had no room; they stay counted while the log does not take that either."""
         with self._changed:
             lost = self._lost
-        if lost and self._output.write(
-            f"warning: {lost} lines were lost while the log was away", "warning", time.time()
-        ):
+        told = Line(f"warning: {lost} lines were lost while the log was away", "warning", time.time())
+        if lost and self._output.write((told,)):
             with self._changed:
                 self._lost -= lost
 

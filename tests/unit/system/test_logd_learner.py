@@ -99,9 +99,9 @@ def test_more_lines_than_the_log_has_room_for_wait_for_it(desk, monkeypatch):
     monkeypatch.setattr(maillog, "LINES_WAITING", 3)
     write = LogOutput.write
 
-    def slowly(output, text, severity, at):
+    def slowly(output, lines):
         time.sleep(0.002)
-        return write(output, text, severity, at)
+        return write(output, lines[:1])
 
     monkeypatch.setattr(LogOutput, "write", slowly)
     desk.learn(*(line(FULL, f"u{number}@example.net", queue_id=f"4cXy{number:02}") for number in range(40)))
@@ -113,7 +113,7 @@ def test_log_that_takes_nothing_stops_no_learning(desk, monkeypatch):
     beats = []
     monkeypatch.setattr(maillog, "LINES_WAITING", 3)
     monkeypatch.setattr(learner, "ROOM_S", 0.001)
-    monkeypatch.setattr(LogOutput, "write", lambda *_: False)
+    monkeypatch.setattr(LogOutput, "write", lambda *_: 0)
     monkeypatch.setattr(desk.learner, "_alive", lambda: beats.append(1))
     recipients = [f"u{number}@example.net" for number in range(9)]
     assert desk.learn(*(line(FULL, to, queue_id="4cHung") for to in recipients)) == 9

@@ -125,15 +125,16 @@ class Hung:
         self.written: list[str] = []
         self.threads: set[int] = set()
 
-    def write(self, text, severity, at):
-        del severity, at
+    def write(self, lines):
         self.threads.add(threading.get_ident())
         self.entered.set()
         self.let.wait()
-        if text == "poison":
+        texts = [line.text for line in lines]
+        if texts[0] == "poison":
             raise logoutput.UnwritableError("no")
-        self.written.append(text)
-        return True
+        taken = texts.index("poison") if "poison" in texts else len(texts)
+        self.written += texts[:taken]
+        return taken
 
     def close(self):
         pass
@@ -180,6 +181,37 @@ def test_line_that_cannot_be_written_holds_up_no_other(tmp_path):
     assert all(log.line(text) for text in ("poison", "fine"))
     assert log.close(30)
     assert hung.written == ["fine", "warning: 1 lines were lost while the log was away"]
+
+
+@pytest.mark.parametrize("output", ["file", "syslog"])
+def test_lines_are_written_many_at_a_time(tmp_path, listener, output):
+    """What waits goes out in one turn, in order, and the line that no way out takes is the only one that is lost."""
+    path = tmp_path / "log"
+    server = listener(path) if output == "syslog" else None
+    way = logoutput.LogOutput(LogSection(output=output, output_file=str(path), syslog_socket=str(path)), "logd")
+    lines = [logoutput.Line(f"line {number}", "info", 0.0) for number in range(5)]
+    assert way.write(lines) == 5
+    written = received(server, 5) if server else [t.split("]: ")[1] for t in path.read_text().splitlines()]
+    assert written == [line.text for line in lines]
+    if server:
+        huge = logoutput.Line("x" * 1_000_000, "info", 0.0)
+        assert way.write([lines[0], huge, lines[1]]) == 1
+        with pytest.raises(logoutput.UnwritableError):
+            way.write([huge, lines[1]])
+        assert received(server, 1) == ["line 0"]
+    way.close()
+
+
+def test_disk_that_fills_up_takes_the_lines_that_fitted(tmp_path, monkeypatch):
+    """The torn one is written again: none is lost."""
+    path, write = tmp_path / "log", os.write
+    way = logoutput.LogOutput(LogSection(output="file", output_file=str(path)), "logd")
+    lines = [logoutput.Line(f"line {number}", "info", 0.0) for number in range(4)]
+    with monkeypatch.context() as full:
+        full.setattr(os, "write", lambda target, data: write(target, data[: len(data) // 2 + 5]))
+        assert way.write(lines) == 2
+    assert way.write(lines[2:]) == 2
+    assert [f"line {number}\n" in path.read_text() for number in range(4)] == [True] * 4
 
 
 @pytest.mark.parametrize(
@@ -233,8 +265,8 @@ def test_lost_lines_are_told_once_on_standard_error(tmp_path, capsys):
     """While the log is away somebody at the terminal or the journal learns of it, once, with place and option."""
     path = tmp_path / "none" / "log"
     output = logoutput.LogOutput(LogSection(output="file", output_file=str(path)), "logd")
-    assert not output.write("one", "info", 0.0)
-    assert not output.write("two", "info", 0.0)
+    for text in ("one", "two"):
+        assert output.write([logoutput.Line(text, "info", 0.0)]) == 0
     told = capsys.readouterr().err
     assert told.count("\n") == 1
     assert f"{path}: No such file or directory; " in told
