@@ -321,6 +321,7 @@ class SqliteBatch:
         if kept != last:
             self._new.waiting[recipient, queue_id] = kept
             self._new.queue[queue_id].add(recipient)
+            self._new.held = True
 
     def _standing(self, recipient: str, status: DeliveryStatus, now: datetime) -> Standing:
         """Return what stands in the way of `recipient`, as the gate has just told it (`sqlite_gate.Gate.standing`)."""
@@ -336,11 +337,11 @@ class SqliteBatch:
         known = blocks.Known(self._suppression(recipient), self._episode(recipient), now, block, backoff)
         return blocks.standing(recipient, known, now, self._limits)
 
-    def _anything_waits(self) -> bool:
-        """Return whether any message waits at all, asked once a batch: deliveries are most of every log."""
-        if self._new.waits is None:
-            self._new.waits = bool(self._query("SELECT 1 FROM waiting LIMIT 1", ()))
-        return self._new.waits or bool(self._new.waiting)
+    def _anything_held(self) -> bool:
+        """Return whether any message waits that only our gate held, asked once a batch: deliveries are most of every log."""
+        if self._new.held is None:
+            self._new.held = bool(self._query("SELECT 1 FROM waiting WHERE NOT failed LIMIT 1", ()))
+        return self._new.held
 
     def _left(self, recipient: str, status: DeliveryStatus) -> None:
         if status.queue_id is not None and status.source is Source.LOG:
@@ -449,7 +450,7 @@ class SqliteBatch:
         episode = self._episode(address)
         if episode is not None:
             notices += self._recovered(address, episode, now, queue_id)
-        elif queue_id is not None and self._anything_waits():
+        elif queue_id is not None and self._anything_held():
             self._new.waiting[address, queue_id] = None  # what only our gate held has no episode
         return notices or _NOTHING
 

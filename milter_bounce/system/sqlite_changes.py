@@ -64,8 +64,8 @@ class Changes:
     """Queue ID -> recipients that it waits for by this batch."""
 
     gone: set[str] = field(default_factory=set)
-    waits: bool | None = None
-    """Whether the file knew of messages that wait; None = not asked yet."""
+    held: bool | None = None
+    """Whether messages wait that only our gate held; None = not asked yet."""
 
     blocks: dict[str, Block | None] = field(default_factory=dict)
     """Key -> block before; as it is now it stands in `Hot`."""
