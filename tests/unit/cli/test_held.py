@@ -6,9 +6,7 @@ import json
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from click.testing import CliRunner
 
-from milter_bounce.cli import main
 from milter_bounce.delivery import Action, DeliveryStatus, Source
 from milter_bounce.system.sqlite_store import SqliteStore
 from milter_bounce.verdict import (
@@ -27,27 +25,8 @@ REFUSED = "421 4.7.0 [TSS04] deferred due to user complaints"
 
 
 @pytest.fixture
-def conf(tmp_path):
-    path = tmp_path / "milter-bounce.toml"
-    path.write_text(
-        f'mode = "enforce"\n[store]\npath = "{tmp_path}/state.db"\n'
-        f'[log]\noutput = "file"\noutput_file = "{tmp_path}/mail.log"\n',
-        encoding="utf-8",
-    )
-    return path
-
-
-@pytest.fixture
-def store(tmp_path):
-    return SqliteStore(tmp_path / "state.db")
-
-
-@pytest.fixture
-def run(conf):
-    def command(*words):
-        return CliRunner().invoke(main, [*words, "-c", str(conf)], catch_exceptions=False)
-
-    return command
+def mode():
+    return "enforce"
 
 
 def record(store, category, advice, who, queue_id, operator=None):

@@ -8,39 +8,13 @@ import json
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from click.testing import CliRunner
 
-from milter_bounce.cli import main
 from milter_bounce.delivery import Action, DeliveryStatus, Source
-from milter_bounce.system.sqlite_store import SqliteStore
 from milter_bounce.verdict import CATEGORIES, Advice, AdviceKind, Classification, FailureClass, Outcome, Suppression
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 HOUR = timedelta(hours=1)
 WHO = "user@example.net"
-
-
-@pytest.fixture
-def conf(tmp_path):
-    path = tmp_path / "milter-bounce.toml"
-    path.write_text(
-        f'[store]\npath = "{tmp_path}/state.db"\n[log]\noutput = "file"\noutput_file = "{tmp_path}/mail.log"\n',
-        encoding="utf-8",
-    )
-    return path
-
-
-@pytest.fixture
-def store(tmp_path):
-    return SqliteStore(tmp_path / "state.db")
-
-
-@pytest.fixture
-def run(conf):
-    def command(*words, text=None):
-        return CliRunner().invoke(main, [*words, "-c", str(conf)], input=text, catch_exceptions=False)
-
-    return command
 
 
 def fails(store, who=WHO, queue_id="4cA"):
