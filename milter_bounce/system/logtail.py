@@ -422,7 +422,7 @@ class FileFollower:
     def _closing_on_error(reading: _Reading) -> Iterator[None]:
         try:
             yield
-        except BaseException:
+        except BaseException:  # whatever it was, nobody else knows the handle
             reading.close()
             raise
 

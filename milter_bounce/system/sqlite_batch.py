@@ -104,7 +104,7 @@ class SqliteBatch:
             return
         try:
             self.commit()
-        except BaseException:
+        except BaseException:  # all or nothing, whatever ends it
             self.drop()
             raise
 

@@ -145,7 +145,7 @@ def connect(
             db.execute(f"PRAGMA cache_size = -{cache_kib}")
             if reads_only:
                 db.execute("PRAGMA query_only = ON")
-        except BaseException:
+        except BaseException:  # whatever it was, nobody else would close it
             db.close()
             raise
     return db
@@ -205,19 +205,32 @@ def _version(db: sqlite3.Connection, path: Path) -> int:
     return int(version)
 
 
-def _migrate(db: sqlite3.Connection, path: Path) -> None:
-    """Bring the schema up to date in one transaction; another program may have done it meanwhile."""
+@contextlib.contextmanager
+def transaction(db: sqlite3.Connection) -> Iterator[None]:
+    """Begin, and commit at the end; whatever ends it early, the file is as it was before.
+
+    Raises:
+        sqlite3.Error: of the statements, as they are.
+    """
     db.execute("BEGIN IMMEDIATE")
     try:
+        yield
+        db.execute("COMMIT")
+    except BaseException:  # an interrupt, too: the lock must not outlive what took it
+        if db.in_transaction:
+            with contextlib.suppress(sqlite3.Error):
+                db.execute("ROLLBACK")
+        raise
+
+
+def _migrate(db: sqlite3.Connection, path: Path) -> None:
+    """Bring the schema up to date in one transaction; another program may have done it meanwhile."""
+    with transaction(db):
         for version in range(_version(db, path), len(MIGRATIONS)):
             for statement in MIGRATIONS[version].split(";"):
                 db.execute(statement)
         db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         db.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
-        db.execute("COMMIT")
-    except BaseException:
-        db.execute("ROLLBACK")
-        raise
 
 
 def identity(path: Path) -> tuple[int, int] | None:

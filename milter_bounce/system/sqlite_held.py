@@ -148,7 +148,7 @@ class Holding(Administration):
             with self.reading() as db:
                 db.execute("VACUUM INTO ?", (str(file),))
             return file.stat().st_size
-        except BaseException:
+        except BaseException:  # whatever it was, half a copy must not pass for one
             with contextlib.suppress(OSError):
                 file.unlink()
             raise

@@ -22,7 +22,7 @@ from milter_bounce.decide.advise import Limits
 from milter_bounce.verdict import BY_HAND, BlockState
 
 from .sqlite_batch import SqliteBatch
-from .sqlite_file import connect, explained, identity
+from .sqlite_file import connect, explained, identity, transaction
 from .sqlite_gate import Gate
 from .sqlite_held import Holding
 from .sqlite_hot import Hot
@@ -124,16 +124,9 @@ class SqliteStore(Holding):
     def writing(self) -> Iterator[sqlite3.Connection]:
         """Yield the connection inside a transaction: committed at the end, rolled back on any exception."""
         with self.reading() as db:
-            db.execute("BEGIN IMMEDIATE")
-            try:
+            with transaction(db):
                 yield db
-                db.execute("COMMIT")
-                self._gate.look_again()
-            except BaseException:
-                if db.in_transaction:
-                    with contextlib.suppress(sqlite3.Error):
-                        db.execute("ROLLBACK")
-                raise
+            self._gate.look_again()
 
     # what the batch asks
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Final
 from milter_bounce import limits
 from milter_bounce.protocol.dnsbl import State
 
-from .sqlite_file import connect, guarded, identity
+from .sqlite_file import connect, guarded, identity, transaction
 from .store import StoreError
 
 if TYPE_CHECKING:
@@ -156,15 +156,10 @@ class DnsStore:
         there = db.execute("SELECT 1 FROM sqlite_master WHERE name = 'dns_version'").fetchone()
         if there and db.execute("SELECT version FROM dns_version").fetchone() == (VERSION,):
             return
-        db.execute("BEGIN IMMEDIATE")
-        try:
+        with transaction(db):
             for statement in _SCHEMA.split(";\n"):
                 db.execute(statement)
             db.execute("INSERT INTO dns_version SELECT ? WHERE NOT EXISTS (SELECT 1 FROM dns_version)", (VERSION,))
-            db.execute("COMMIT")
-        except BaseException:
-            db.execute("ROLLBACK")
-            raise
 
     @contextlib.contextmanager
     def _using(self) -> Iterator[sqlite3.Connection]:
@@ -178,15 +173,8 @@ class DnsStore:
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._using() as db:
-            db.execute("BEGIN IMMEDIATE")
-            try:
-                yield db
-                db.execute("COMMIT")
-            except BaseException:
-                if db.in_transaction:
-                    db.execute("ROLLBACK")
-                raise
+        with self._using() as db, transaction(db):
+            yield db
 
     def close(self) -> None:
         """Close the file; the object may be used again all the same."""

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 from milter_bounce import limits
 from milter_bounce.verdict import printable
 
-from .sqlite_file import connect, guarded, identity
+from .sqlite_file import connect, guarded, identity, transaction
 
 if TYPE_CHECKING:
     import sqlite3
@@ -102,21 +102,15 @@ class ReportLedger:
         if not rows:
             return
         db = self._open()
-        with guarded(self._path):
-            db.execute("BEGIN IMMEDIATE")
-            try:
-                db.executemany(
-                    "INSERT INTO reports (at, queue_id, recipient, action, status, class, category, advice, rule,"
-                    " genuine, reason, text) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                    rows,
-                )
-                self._written += len(rows)
-                if self._written >= PRUNE_EVERY:
-                    self._prune(db, now)
-                db.execute("COMMIT")
-            except BaseException:
-                db.execute("ROLLBACK")
-                raise
+        with guarded(self._path), transaction(db):
+            db.executemany(
+                "INSERT INTO reports (at, queue_id, recipient, action, status, class, category, advice, rule,"
+                " genuine, reason, text) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                rows,
+            )
+            self._written += len(rows)
+            if self._written >= PRUNE_EVERY:
+                self._prune(db, now)
         with self._lock:
             for row in rows:  # those that made room meanwhile are gone already
                 if self._waiting and self._waiting[0] is row:
