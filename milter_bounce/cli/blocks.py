@@ -139,6 +139,13 @@ def _hold_table(holds: list[HeldRecipients]) -> None:
         click.echo(f"... and {len(holds) - SHOWN} more; --json --held lists all.")
 
 
+def _spelled(value: object) -> object:
+    """Return a field's value as it stands in a table."""
+    if isinstance(value, list):
+        value = ", ".join(map(str, value))
+    return "-" if value in {None, ""} else value
+
+
 @blocks.command("show")
 @click.argument("key")
 @JSON
@@ -161,9 +168,7 @@ def blocks_show(key: str, conf: Path | None, as_json: bool) -> None:
         return
     for fields in found:
         shown = {**fields, **({"mode": unreal} if unreal else {})}
-        table(
-            ("field", "value"), ((name, value if value is not None else "-") for name, value in shown.items()), empty=""
-        )
+        table(("field", "value"), ((name, _spelled(value)) for name, value in shown.items()), empty="")
     show_messages(messages, total)
 
 

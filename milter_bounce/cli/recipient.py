@@ -152,7 +152,7 @@ def recipient_release(names: tuple[str, ...], by: str | None, conf: Path | None,
             if freed.recipients or freed.backoffs:
                 key = "all" if name is None else name.lower()
                 write_down(conf, Notice(NoticeKind.RELEASED, key, now(), by=who))
-                click.echo(f"{freed.recipients} recipients and {freed.backoffs} back-offs released.")
+                click.echo(f"Released: recipients {freed.recipients}, back-offs {freed.backoffs}.")
             else:
                 missing.append(f"{name or 'nobody'}: not held for its own sake")
             if name is not None and (other := _still(store, name)):
