@@ -242,6 +242,11 @@ class Postfix:
         """Try everything that is deferred, now."""
         self._post("postqueue", "-f")
 
+    def empty_queue(self) -> None:
+        """Remove every message (`postsuper -d ALL`): what is under way ends, nothing is tried again."""
+        self._post("postsuper", "-d", "ALL")
+        self.wait_for(lambda: self.queued() == 0)
+
     def _post(self, command: str, *words: str) -> str:
         return subprocess.run(
             [f"/usr/sbin/{command}", "-c", str(self.etc), *words],

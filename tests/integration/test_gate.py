@@ -249,7 +249,7 @@ def test_deleted_queue_leaves_no_ghost_that_takes_the_probes_place(tmp_path):
         with Enforced(tmp_path / "p", over, routes=routes, main=ORDERED) as postfix:
             postfix.send("me@home.example", "u0@hard.test")
             postfix.wait_for(lambda: len(rows_of(postfix, "waiting")) == 1)
-            postfix._post("postsuper", "-d", "ALL")
+            postfix.empty_queue()
             postfix.wait_log("postsuper.*Deleted: 1 message")
             postfix.wait_for(lambda: "held until lifted" in postfix.postmap("u1@hard.test"))
             postfix.send("me@home.example", "other@ok.test")  # qmgr remembers the last one
