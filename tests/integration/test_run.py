@@ -100,7 +100,7 @@ def test_program_that_dies_is_started_again(tmp_path, monkeypatch):
     with House(tmp_path, monkeypatch, dies="sys.exit(7)", lives=LIVES) as house:
         wait_for(lambda: len(house.starts("dies")) >= 3)
         assert len(house.starts("lives")) == 1
-        assert "dies ended with status 7; starting it again in" in house.said()
+        wait_for(lambda: "dies ended with status 7; starting it again in" in house.said())
 
 
 def test_program_killed_is_started_again(tmp_path, monkeypatch):
@@ -109,7 +109,7 @@ def test_program_killed_is_started_again(tmp_path, monkeypatch):
         (first,) = wait_for(lambda: house.starts("lives"))
         os.kill(first, signal.SIGKILL)
         wait_for(lambda: len(house.starts("lives")) == 2)
-        assert "lives ended by signal 9" in house.said()
+        wait_for(lambda: "lives ended by signal 9" in house.said())
 
 
 def test_program_that_hangs_is_ended_and_started_again(tmp_path, monkeypatch):
@@ -118,7 +118,7 @@ def test_program_that_hangs_is_ended_and_started_again(tmp_path, monkeypatch):
     with House(tmp_path, monkeypatch, hangs=hang) as house:
         first = wait_for(lambda: house.starts("hangs"))[0]
         wait_for(lambda: len(house.starts("hangs")) == 2)
-        assert "hangs hung: no sign of life for 4" in house.said()
+        wait_for(lambda: "hangs hung: no sign of life for 4" in house.said())
         assert not alive(first)
     left = int((tmp_path / "hangs.py.child").read_text())
     wait_for(lambda: not alive(left))
@@ -164,7 +164,7 @@ def test_all_end_with_the_supervisor(tmp_path, monkeypatch):
         wait_for(lambda: house.starts("lives") and house.starts("stubborn"))
         time.sleep(0.3)
     assert house.status == 0
-    assert "stubborn did not leave within 1 s and is killed" in house.said()
+    wait_for(lambda: "stubborn did not leave within 1 s and is killed" in house.said())
     assert not any(alive(pid) for name in ("lives", "stubborn") for pid in house.starts(name))
 
 
@@ -256,4 +256,4 @@ def test_run_keeps_logd_at_work(tmp_path):
         finally:
             process.terminate()
         assert process.wait(20) == 0
-    assert any("logd ended by signal 9" in line for line in runs.advice())
+    wait_for(lambda: any("logd ended by signal 9" in line for line in runs.advice()))
