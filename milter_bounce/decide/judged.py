@@ -6,6 +6,7 @@ Section: rules/README.md, "4xx and 5xx"; TAXONOMY, "Resolutions that hold everyw
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from milter_bounce.delivery import Action
@@ -34,6 +35,9 @@ def temporary(status: DeliveryStatus) -> bool | None:
 
 def judged(rule: Rule, matched: str, operator: str | None, status: DeliveryStatus) -> Classification:
     """Return the verdict of `rule` on `status`, whose text it matched in `matched`."""
+    spoken_of = _BY_COMMAND.get(status.command or "", {}).get(rule.category)
+    if spoken_of is not None:
+        rule = replace(rule, category=spoken_of, class_=None, advice=None, scope=None)
     transient = temporary(status)
     defaults = CATEGORIES[rule.category]
     class_, advice = rule.class_ or defaults.class_, rule.advice or defaults.advice
@@ -49,6 +53,17 @@ def judged(rule: Rule, matched: str, operator: str | None, status: DeliveryStatu
         advice = AdviceKind.FIX
     return Classification(class_, rule.category, advice, rule.scope or defaults.scope, rule.id, matched, operator)
 
+
+_OF_US: Final = dict.fromkeys(("invalid-recipient", "inactive-mailbox", "recipient-moved"), "policy-rejection")
+_OF_OUR_NAME: Final = dict.fromkeys(
+    ("invalid-recipient", "inactive-mailbox", "recipient-moved", "invalid-domain"), "rdns-missing"
+)
+_OF_SENDER: Final = dict.fromkeys(
+    ("invalid-recipient", "inactive-mailbox", "recipient-moved", "invalid-domain"), "sender-rejected"
+)
+_BY_COMMAND: Final = {"CONNECT": _OF_US, "EHLO": _OF_OUR_NAME, "HELO": _OF_OUR_NAME, "MAIL": _OF_SENDER}
+"""What words about a recipient mean where none was named yet: RFC 5321, 3.3 and 4.1.1 - the greeting answers our host,
+EHLO our name, MAIL the sender. A greeting may still say that the host takes no mail at all (RFC 7504)."""
 
 _ADVICE_OF: Final = {
     FailureClass.HARD: AdviceKind.FIX,

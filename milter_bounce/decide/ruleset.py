@@ -42,6 +42,7 @@ _OURS: Final = Classification(
     FailureClass.NONE, "undetermined", AdviceKind.NONE, Scope.NONE, "own-text", GATE_MARK.strip(), gate=True
 )
 _DELIVERED: Final = CATEGORIES["delivered"]
+_SENDER_NAMED: Final = Rule("sender-named", "", Tier.TEXT, "sender-rejected")
 
 
 class Explanation(NamedTuple):
@@ -83,6 +84,17 @@ def shortened_operator(host: str, suffixes: Mapping[str, str]) -> str | None:
     ]
     found = {suffixes[name] for name in begun or fitting}
     return found.pop() if len(found) == 1 else None
+
+
+def _speaks_of_sender(status: DeliveryStatus) -> bool:
+    """Return whether the reply names the envelope sender and not the recipient: a refusal of who writes."""
+    sender, said = status.sender, status.diagnostic
+    if not sender or "@" not in sender or not said:
+        return False
+    said = said.lower()
+    return sender.lower() in said and not any(
+        name and name.lower() in said for name in (status.recipient, status.original_recipient)
+    )
 
 
 def without_success(status: DeliveryStatus) -> DeliveryStatus:
@@ -190,6 +202,8 @@ class RuleSet:
             decision = self._decide(words, operator, status)
             self._remember(key, decision)
         verdict, lists, unnamed = decision
+        if verdict.advice is AdviceKind.SUPPRESS and _speaks_of_sender(status):
+            verdict = judged(_SENDER_NAMED, verdict.matched, verdict.operator, status)
         if not lists and not unnamed:
             return verdict
         # what is listed differs from reply to reply, and the words have it masked
@@ -296,7 +310,7 @@ class RuleSet:
         raw = self.words(status).encode(errors="replace")
         verdict = self.classify(status)
         operator = operator or self._marked(self._general.hits(raw), raw)
-        rows: list[tuple[Rule, str]] = []
+        rows: list[tuple[Rule, str]] = [(_SENDER_NAMED, verdict.matched)] if verdict.rule == _SENDER_NAMED.id else []
         general = [(self._general, i) for i in self._general.firing(self._general.hits(raw), raw, codes)]
         rows += [_row(s, i, raw) for s, i in general if i < self._head_end]
         if operator is not None:
