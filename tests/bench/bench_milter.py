@@ -22,6 +22,7 @@ from pathlib import Path
 
 from milter_bounce.protocol import token
 from milter_bounce.system import keys
+from tests.integration.ports import free_port
 from tests.integration.postfix import WHY_NOT, Postfix
 from tests.integration.programs import Program, settings_for
 from tests.reports import dsn
@@ -125,7 +126,7 @@ def wait_socket(path: Path) -> None:
 
 def measure(folder: Path) -> dict[str, list[float]]:
     """Return the rates by kind of mail and milter, and milterd's memory along 10,000 reports."""
-    ports = {name: _port() for name in ("empty", "adding", "ours", "stamping")}
+    ports = {name: free_port() for name in ("empty", "adding", "ours", "stamping")}
     master = "".join(
         f"127.0.0.1:{port} inet n - n - - smtpd -o smtpd_milters=unix:milter-bounce/{name}.sock\n"
         for name, port in ports.items()
@@ -185,12 +186,6 @@ def measure(folder: Path) -> dict[str, list[float]]:
             rate(ports["ours"], "", SENDER, report, 1000)
             out.setdefault("memory", []).append(resident_kb(programs["ours"].process.pid) / 1024)
     return out
-
-
-def _port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def run() -> list[dict]:

@@ -11,7 +11,6 @@ import asyncio
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import threading
 import time
@@ -26,24 +25,12 @@ import dns.rcode
 import dns.rrset
 import pytest
 
+from tests.integration.ports import free_port
+
 RBLDNSD = shutil.which("rbldnsd", path="/usr/sbin:/usr/bin")
 UNBOUND = shutil.which("unbound", path="/usr/sbin:/usr/bin")
 MISSING = [name for name, path in (("rbldnsd", RBLDNSD), ("unbound", UNBOUND)) if path is None]
 needs_dns = pytest.mark.skipif(bool(MISSING), reason=f"real DNS servers: not installed: {', '.join(MISSING)}")
-
-
-def free_port() -> int:
-    """Return a port that is free for UDP and TCP on 127.0.0.1."""
-    for _ in range(100):
-        with socket.socket() as tcp, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
-            tcp.bind(("127.0.0.1", 0))
-            port = tcp.getsockname()[1]
-            try:
-                udp.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
-    pytest.fail("no free port for DNS")
 
 
 def ask(port: int, name: str, type_: str = "A") -> dns.message.Message:

@@ -20,7 +20,8 @@ from typing import Self
 
 import pytest
 
-from tests.integration.sink import Sink, free_port
+from tests.integration.ports import free_port
+from tests.integration.sink import Sink
 
 POSTFIX = shutil.which("postfix", path="/usr/sbin:/usr/bin")
 WHY_NOT = "no Postfix is installed" if POSTFIX is None else "needs root" if os.geteuid() != 0 else ""

@@ -31,8 +31,9 @@ from typing import Self
 import pytest
 
 from tests.conftest import ROOT
+from tests.integration.ports import free_port
 from tests.integration.programs import merged
-from tests.integration.sink import Sink, free_port
+from tests.integration.sink import Sink
 
 BUILD = ROOT / "build" / "sendmail"
 TREE = BUILD / "root"

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import re
-import socket
 import threading
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Self
+
+from tests.integration.ports import free_port
 
 Reply = str | list[str] | Callable[[str], str]
 """A reply, replies in turn (the last one stays), or a function of the address or argument."""
@@ -148,13 +149,6 @@ class Sink:
         while (line := await reader.readline()) not in (b".\r\n", b""):
             lines.append(line[1:] if line.startswith(b"..") else line)
         return b"".join(lines)
-
-
-def free_port() -> int:
-    """Return a port that is free on loopback now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 class Sinks:

@@ -19,7 +19,8 @@ from milter_bounce.system.resolver import (
     parse_server,
     system_servers,
 )
-from tests.integration.dns import Scripted, free_port, reply_to
+from tests.integration.dns import Scripted, reply_to
+from tests.integration.ports import free_port
 
 pytestmark = pytest.mark.integration
 

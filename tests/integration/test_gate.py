@@ -200,9 +200,12 @@ def test_probe_learns_that_a_block_still_stands_and_then_that_it_is_over(tmp_pat
                 before = hard.attempts.total()
                 postfix.wait_for(lambda: hard.attempts.total() > before, 20)
                 time.sleep(2)
-                (probe,) = postfix.wait_log("probe: block=hard.test, to=<")
-                # by name, not by count: qmgr's memory of the resolver's last answer may repeat one recipient
-                assert set(hard.attempts) <= {"u0@hard.test", re.search("to=<(.*)>", probe)[1]}
+                tried = set(hard.attempts) - {"u0@hard.test"}
+                # by name, not by count: qmgr's memory of the resolver's last answer may repeat one recipient; a slow
+                # machine comes to the next probe time
+                probes = postfix.wait_log("probe: block=hard.test, to=<", count=len(tried))
+                assert 1 <= len(tried) <= 2
+                assert tried <= {re.search("to=<(.*)>", probe)[1] for probe in probes}
                 refusing[0] = False
                 postfix.wait_for(lambda: len(hard.taken) >= 10, 60)
             assert Counter(r for t in hard.taken for r in t.recipients) == Counter(f"u{n}@hard.test" for n in range(10))

@@ -7,9 +7,10 @@ import re
 import pytest
 
 from tests.integration.behaviours import BEHAVIOURS, Behaviour
+from tests.integration.ports import free_port
 from tests.integration.postfix import Postfix, needs_postfix
 from tests.integration.programs import Program, settings_for
-from tests.integration.sink import Sinks, free_port
+from tests.integration.sink import Sinks
 
 pytestmark = [pytest.mark.integration, needs_postfix]
 TABLE = [behaviour for behaviour in BEHAVIOURS if "postfix" in behaviour.mtas]
