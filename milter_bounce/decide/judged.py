@@ -13,6 +13,7 @@ from milter_bounce.delivery import Action
 from milter_bounce.verdict import CATEGORIES, AdviceKind, Classification, FailureClass
 
 from .codes import first_digit
+from .rule_toml import Tier
 
 if TYPE_CHECKING:
     from milter_bounce.delivery import DeliveryStatus
@@ -35,9 +36,7 @@ def temporary(status: DeliveryStatus) -> bool | None:
 
 def judged(rule: Rule, matched: str, operator: str | None, status: DeliveryStatus) -> Classification:
     """Return the verdict of `rule` on `status`, whose text it matched in `matched`."""
-    spoken_of = _BY_COMMAND.get(status.command or "", {}).get(rule.category)
-    if spoken_of is not None:
-        rule = replace(rule, category=spoken_of, class_=None, advice=None, scope=None)
+    rule = _of_whom(rule, status.command)
     transient = temporary(status)
     defaults = CATEGORIES[rule.category]
     class_, advice = rule.class_ or defaults.class_, rule.advice or defaults.advice
@@ -54,16 +53,28 @@ def judged(rule: Rule, matched: str, operator: str | None, status: DeliveryStatu
     return Classification(class_, rule.category, advice, rule.scope or defaults.scope, rule.id, matched, operator)
 
 
-_OF_US: Final = dict.fromkeys(("invalid-recipient", "inactive-mailbox", "recipient-moved"), "policy-rejection")
-_OF_OUR_NAME: Final = dict.fromkeys(
-    ("invalid-recipient", "inactive-mailbox", "recipient-moved", "invalid-domain"), "rdns-missing"
-)
-_OF_SENDER: Final = dict.fromkeys(
-    ("invalid-recipient", "inactive-mailbox", "recipient-moved", "invalid-domain"), "sender-rejected"
-)
-_BY_COMMAND: Final = {"CONNECT": _OF_US, "EHLO": _OF_OUR_NAME, "HELO": _OF_OUR_NAME, "MAIL": _OF_SENDER}
-"""What words about a recipient mean where none was named yet: RFC 5321, 3.3 and 4.1.1 - the greeting answers our host,
-EHLO our name, MAIL the sender. A greeting may still say that the host takes no mail at all (RFC 7504)."""
+def _of_whom(rule: Rule, command: str | None) -> Rule:
+    """Return what `rule` means where `command` was refused and no recipient was named yet (RFC 5321, 3.3 and 4.1.1).
+
+    What the administrator says, or a rule that names its commands, stays. A greeting may say that the host takes no
+    mail at all (RFC 7504).
+    """
+    meant = _BEFORE_RCPT.get(command or "")
+    if meant is None or rule.category not in _OF_RECIPIENT or rule.command is not None or rule.tier is Tier.LOCAL:
+        return rule
+    if command == "CONNECT" and rule.category == "invalid-domain":
+        return rule
+    return replace(rule, category=meant, class_=None, advice=None, scope=None)
+
+
+_OF_RECIPIENT: Final = frozenset({"invalid-recipient", "inactive-mailbox", "recipient-moved", "invalid-domain"})
+_BEFORE_RCPT: Final = {
+    "CONNECT": "policy-rejection",
+    "EHLO": "rdns-missing",
+    "HELO": "rdns-missing",
+    "MAIL": "sender-rejected",
+}
+"""What words about a recipient mean then: the greeting answers our host, EHLO our name, MAIL the sender."""
 
 _ADVICE_OF: Final = {
     FailureClass.HARD: AdviceKind.FIX,

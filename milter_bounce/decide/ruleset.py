@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from milter_bounce import limits
-from milter_bounce.delivery import Action, Source
+from milter_bounce.delivery import Action, Source, lowered
 from milter_bounce.verdict import CATEGORIES, GATE_MARK, AdviceKind, Classification, FailureClass, Scope
 
 from . import blocklist
@@ -21,7 +21,7 @@ from .judged import code_text, judged
 from .rule_toml import Operator, Rule, RuleFile, RulesError, Tier, from_values, to_values
 from .scan import NO_CODES, Scan, joined, refuse_broken
 from .times import Times
-from .words import WORDS_LIMIT, words_of
+from .words import WORDS_LIMIT, addresses_in, words_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -65,6 +65,9 @@ class _Decision(NamedTuple):
     unnamed: bool = False
     """True where a list is meant that no table describes."""
 
+    convicts: bool = False
+    """True where a shipped rule suppresses the recipient, if it is the recipient whom the reply means."""
+
 
 def shortened_operator(host: str, suffixes: Mapping[str, str]) -> str | None:
     """Return the operator of a host name with its middle cut out, ``example-com.mail.p...ction.outlook.com``.
@@ -87,14 +90,11 @@ def shortened_operator(host: str, suffixes: Mapping[str, str]) -> str | None:
 
 
 def _speaks_of_sender(status: DeliveryStatus) -> bool:
-    """Return whether the reply names the envelope sender and not the recipient: a refusal of who writes."""
-    sender, said = status.sender, status.diagnostic
-    if not sender or "@" not in sender or not said:
+    """Return whether the envelope sender's is the only address that the reply names: a refusal of who writes."""
+    sender = lowered(status.sender or "")
+    if "@" not in sender or sender == lowered(status.recipient or ""):
         return False
-    said = said.lower()
-    return sender.lower() in said and not any(
-        name and name.lower() in said for name in (status.recipient, status.original_recipient)
-    )
+    return addresses_in(status.diagnostic or "") == {sender}
 
 
 def without_success(status: DeliveryStatus) -> DeliveryStatus:
@@ -201,8 +201,8 @@ class RuleSet:
         if decision is None:
             decision = self._decide(words, operator, status)
             self._remember(key, decision)
-        verdict, lists, unnamed = decision
-        if verdict.advice is AdviceKind.SUPPRESS and _speaks_of_sender(status):
+        verdict, lists, unnamed, convicts = decision
+        if convicts and _speaks_of_sender(status):
             verdict = judged(_SENDER_NAMED, verdict.matched, verdict.operator, status)
         if not lists and not unnamed:
             return verdict
@@ -239,7 +239,8 @@ class RuleSet:
             verdict = replace(verdict, retry_after=wait)
         asker = rule.tier is Tier.GUARD and rule.category == "system-error"  # who asks the list is at fault, not we
         lists = () if asker else self._named(hits, raw)
-        return _Decision(verdict, lists, unnamed=not lists and rule.category == "blocklisted")
+        convicts = verdict.advice is AdviceKind.SUPPRESS and rule.tier is not Tier.LOCAL
+        return _Decision(verdict, lists, not lists and rule.category == "blocklisted", convicts)
 
     def _first(
         self, hits: list[int], raw: bytes, operator: str | None, status: DeliveryStatus
@@ -321,7 +322,10 @@ class RuleSet:
         seen: dict[str, Explanation] = {}
         for rule, matched in rows:
             decides = rule.id == verdict.rule
-            seen.setdefault(rule.id, Explanation(rule, matched or code_text(status), decides, _why(rule)))
+            why = _why(rule)
+            if decides and rule.category != verdict.category:
+                why = f"{why}; in reply to {status.command} it means {verdict.category}"
+            seen.setdefault(rule.id, Explanation(rule, matched or code_text(status), decides, why))
         return list(seen.values())
 
     def _refuse_unknown_operators(self, rules: Iterable[Rule]) -> None:
@@ -346,4 +350,6 @@ _PLACES: Final = {
 
 
 def _why(rule: Rule) -> str:
+    if rule is _SENDER_NAMED:
+        return "the only address in the reply is the sender's: before what its words say of a recipient"
     return "the first digit" if rule.id.startswith("default-") else _PLACES[rule.tier]

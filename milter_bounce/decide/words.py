@@ -11,6 +11,7 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from milter_bounce import limits
+from milter_bounce.delivery import lowered
 from milter_bounce.verdict import strip_annotation
 
 if TYPE_CHECKING:
@@ -77,13 +78,23 @@ def _quiet(word: str, kept: AbstractSet[str]) -> str:
     return word
 
 
+def _bare(address: str) -> str:
+    """Return what `_ADDRESS` found without brackets and what ends a sentence."""
+    address = address.strip("<>")
+    dots = address.find("..", address.rfind("@"))  # Sendmail's "user@example.com...User unknown" without the blank
+    return address[: dots if dots > 0 else None].rstrip(_ENDS)
+
+
+def addresses_in(text: str) -> set[str]:
+    """Return the mail addresses that a reply names, folded; of its first `WORDS_LIMIT` characters."""
+    return {lowered(_bare(found)) for found in _ADDRESS.findall(text[:WORDS_LIMIT])}
+
+
 def _masked(word: str, kept: AbstractSet[str]) -> str:
     """Return `word` with each mail address in it as `MASK`, but for those that a rule names."""
 
     def mask(found: re.Match[str]) -> str:
-        address = found[0].strip("<>")
-        dots = address.find("..", address.rfind("@"))  # Sendmail's "user@example.com...User unknown" without the blank
-        bare = address[: dots if dots > 0 else None].rstrip(_ENDS)
+        address, bare = found[0].strip("<>"), _bare(found[0])
         if bare.lower() in kept:
             return found[0]
         code = address[:4] if _LINE_CODE.match(address) else ""  # "550-user@example.com no longer": a line's code

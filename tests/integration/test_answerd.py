@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import resource
 import signal
@@ -110,23 +111,21 @@ def test_every_wire_answers_from_the_store(answerd, tmp_path):
     assert b":OK REJECT 5.1.1 milter-bounce: suppressed invalid-recipient" in ask(map_, b"%d:%b," % (len(key), key))
 
 
-@pytest.fixture
-def few_descriptors():
+@contextlib.contextmanager
+def few_files(number: int):
     """Lower the limit of open files that a program inherits: what a shell or an old unit gives."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (number, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
-    def lower(number: int) -> None:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (number, hard))
 
-    yield lower
-    lower(soft)
-
-
-def test_five_hundred_connections_are_answered(answerd, tmp_path, few_descriptors):
+def test_five_hundred_connections_are_answered(answerd, tmp_path):
     """All delivery agents of a busy host at once, under the limit of 256 open files that answerd raises for itself."""
-    few_descriptors(256)
-    answerd()
-    few_descriptors(1024)
+    with few_files(256):
+        answerd()
     ones = [connect(tmp_path, "memcache") for _ in range(500)]
     for one in ones:
         one.sendall(b"get a@example.com\r\n")

@@ -190,7 +190,7 @@ def test_probe_learns_that_a_block_still_stands_and_then_that_it_is_over(tmp_pat
     with Sinks() as sinks:
         hard = sinks.add("hard.test", Script(rcpt=lambda _: BLOCKED if refusing[0] else ""))
         ok = sinks.add("ok.test")
-        over = {"block": {"ramp_m": 120.0, "probe_after_5xx_h": 4}}
+        over = {"block": {"ramp_m": 120.0, "probe_after_5xx_h": 10}}  # a slow machine comes to no second one
         with Enforced(tmp_path / "p", over, routes={"hard.test": hard, "ok.test": ok}) as postfix:
             postfix.send("me@home.example", "u0@hard.test")
             postfix.wait_for(lambda: "hard.test" in postfix.ours("blocks", "list"))
@@ -198,14 +198,11 @@ def test_probe_learns_that_a_block_still_stands_and_then_that_it_is_over(tmp_pat
                 for number in range(1, 10):
                     postfix.send("me@home.example", f"u{number}@hard.test")
                 before = hard.attempts.total()
-                postfix.wait_for(lambda: hard.attempts.total() > before, 20)
+                postfix.wait_for(lambda: hard.attempts.total() > before, 40)
                 time.sleep(2)
-                tried = set(hard.attempts) - {"u0@hard.test"}
-                # by name, not by count: qmgr's memory of the resolver's last answer may repeat one recipient; a slow
-                # machine comes to the next probe time
-                probes = postfix.wait_log("probe: block=hard.test, to=<", count=len(tried))
-                assert 1 <= len(tried) <= 2
-                assert tried <= {re.search("to=<(.*)>", probe)[1] for probe in probes}
+                (probe,) = postfix.wait_log("probe: block=hard.test, to=<")
+                # by name, not by count: qmgr's memory of the resolver's last answer may repeat one recipient
+                assert set(hard.attempts) <= {"u0@hard.test", re.search("to=<(.*)>", probe)[1]}
                 refusing[0] = False
                 postfix.wait_for(lambda: len(hard.taken) >= 10, 60)
             assert Counter(r for t in hard.taken for r in t.recipients) == Counter(f"u{n}@hard.test" for n in range(10))

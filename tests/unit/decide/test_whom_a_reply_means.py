@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from milter_bounce.decide.ruleset import RuleSet
 from milter_bounce.delivery import DeliveryStatus, EnhancedStatus
 from milter_bounce.system.rulefiles import load_rules
 
@@ -60,6 +63,16 @@ def test_command_says_who_was_refused(reply, command, category, advice):
         ),
         pytest.param("550 5.1.1 User unknown", RECIPIENT, SENDER, "recipient-unknown", id="neither"),
         pytest.param(
+            f"550 5.1.1 <real@client.example>: User unknown; mail from {SENDER}",
+            RECIPIENT,
+            SENDER,
+            "recipient-unknown",
+            id="where-it-was-forwarded-to",
+        ),
+        pytest.param(
+            f"550 5.1.1 <no{SENDER}>: User unknown", RECIPIENT, SENDER, "recipient-unknown", id="longer-than-the-sender"
+        ),
+        pytest.param(
             f"550 5.1.1 <{SENDER}>: User unknown", RECIPIENT, None, "recipient-unknown", id="sender-not-known"
         ),
         pytest.param("550 5.1.1 <>: User unknown", RECIPIENT, "<>", "recipient-unknown", id="null-sender"),
@@ -73,6 +86,39 @@ def test_address_in_the_reply_says_whom_it_means(reply, recipient, sender, rule)
     assert (verdict.category, verdict.advice) == (
         ("sender-rejected", "fix") if rule == "sender-named" else ("invalid-recipient", "suppress")
     )
+
+
+LOCAL = """
+[[rule]]
+id = "ours"
+category = "invalid-recipient"
+text = "user unknown"
+source = "ours, 2026"
+examples = ["550 5.1.1 User unknown"]
+"""
+
+
+@pytest.mark.parametrize("reply", ["550 5.1.1 User unknown", f"550 5.1.1 <{SENDER}>: User unknown"])
+def test_local_rule_means_what_it_says(reply):
+    """What the administrator has written is not read otherwise, whatever was refused and named."""
+    status = DeliveryStatus(RECIPIENT, diagnostic=reply, reply_code=550, command="MAIL", sender=SENDER)
+    verdict = RuleSet.load({}, {"a.toml": LOCAL}).classify(status)
+    assert (verdict.rule, verdict.category, verdict.advice) == ("ours", "invalid-recipient", "suppress")
+
+
+def test_explain_says_what_the_words_mean_there():
+    """The rule that decides and the verdict differ: the reason stands beside it."""
+    status = DeliveryStatus(
+        RECIPIENT, diagnostic="550 5.1.1 User unknown", reply_code=550, command="MAIL", sender=SENDER
+    )
+    rows = load_rules().explain(status)
+    assert [row.why for row in rows if row.decides] == [
+        "a text: before codes; in reply to MAIL it means sender-rejected"
+    ]
+    named = replace(status, diagnostic=f"550 5.1.1 <{SENDER}>: User unknown", command="RCPT")
+    first = load_rules().explain(named)[0]
+    assert (first.rule.id, first.decides) == ("sender-named", True)
+    assert "the sender's" in first.why
 
 
 @pytest.mark.parametrize("words", ["Firewall rule", "Fehler 17 aufgetreten", "Недопустимо сегодня", "本日受付終了致"])
