@@ -190,7 +190,8 @@ def test_probe_learns_that_a_block_still_stands_and_then_that_it_is_over(tmp_pat
     with Sinks() as sinks:
         hard = sinks.add("hard.test", Script(rcpt=lambda _: BLOCKED if refusing[0] else ""))
         ok = sinks.add("ok.test")
-        over = {"block": {"ramp_m": 120.0, "probe_after_5xx_h": 10}}  # a slow machine comes to no second one
+        # an hour takes 10 s: what a probe taught may come 1.7 s after it (ten minutes), before the next message is let go
+        over = {"advice": {"time_scale": 1 / 360}, "block": {"ramp_m": 12.0, "probe_after_5xx_h": 1}}
         with Enforced(tmp_path / "p", over, routes={"hard.test": hard, "ok.test": ok}) as postfix:
             postfix.send("me@home.example", "u0@hard.test")
             postfix.wait_for(lambda: "hard.test" in postfix.ours("blocks", "list"))
