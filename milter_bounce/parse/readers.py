@@ -78,6 +78,9 @@ class Readers:
     because: tuple[str, ...]
     """Words before a reason: a line that has one is no noise."""
 
+    reason_label: re.Pattern[str]
+    """How a line begins that gives the reason behind a label."""
+
     offered: re.Pattern[str]
     """An address that is there to be written to, or is greeted, with the words before it."""
 
@@ -130,6 +133,7 @@ class Readers:
                 recipient_sentences=tuple(map(_naming, general["recipient_sentences_re"])),
                 message_to=_naming(general["message_to_re"]),
                 because=_lower(general["because"]),
+                reason_label=re.compile(general["reason_label_re"], re.IGNORECASE | re.MULTILINE),
                 offered=_naming(general["offered_re"]),
                 other_labels=frozenset(_lower(general["other_labels"])),
                 sender_words=_lower(general["sender_words"]),

@@ -426,7 +426,13 @@ def _drafts_in_words(view: View, *, reason_before: bool) -> list[Draft]:
 def _look_before(draft: Draft, view: View, preface: str, *, alone: bool) -> None:
     """Take the reply or the reason that stands before the recipients, where a recipient's own lines tell none."""
     told = told_by("\n" + preface, view.readers)
-    if (told.quoted and (alone or _is_aside(draft.diagnostic))) or not draft.diagnostic:
+    aside = _is_aside(draft.diagnostic)
+    labelled = view.readers.reason_label
+    if alone and aside and not told.quoted and not labelled.search(draft.diagnostic):
+        # "Error: Invalid recipient" above "To: <a@b>" and the message's other fields (Verizon)
+        given = labelled.search(preface)
+        draft.diagnostic = preface[given.start() :].partition("\n")[0].strip() if given else draft.diagnostic
+    if (told.quoted and (alone or aside)) or not draft.diagnostic:
         # words of which every line begins as boilerplate does are all that there is
         draft.diagnostic = told.diagnostic or reason_in("\n" + view.words, view.readers) or view.words[:REASON_LIMIT]
         draft.diagnostic_type = "smtp" if told.quoted else None

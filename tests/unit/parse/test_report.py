@@ -228,3 +228,12 @@ def test_who_handed_the_message_in_is_no_recipient():
         b"   ----- Transcript of session follows -----\n550 5.1.1 User unknown\n"
     )
     assert [status.recipient for status in parse_report(words, READERS).statuses if status.recipient] == []
+
+
+def test_reason_behind_a_label_above_the_recipient_counts_before_fields_below_it():
+    words = (
+        "Error:        Invalid recipient address\n  From:       news@example.org\n  To:         5550100@gw.example\n"
+        "  Subject:    hello\n  Message date: Mar 2, 2015 10:00:00 AM EST\n"
+    )
+    status = only(mail("From: post_master@gw.example\nTo: news@example.org\nSubject: Undeliverable Message", words))
+    assert (status.recipient, status.diagnostic) == ("5550100@gw.example", "Error: Invalid recipient address")
