@@ -89,6 +89,9 @@ class Readers:
     """How a line ends whose next names the sender."""
 
     recipient_labels: tuple[str, ...]
+    reason_labels: tuple[str, ...]
+    """Words of a label before a recipient that tells the reason, too ("Unknown user: a@b")."""
+
     helpers: frozenset[str]
     auto_subjects: tuple[str, ...]
     auto_certain: tuple[str, ...]
@@ -138,6 +141,7 @@ class Readers:
                 other_labels=frozenset(_lower(general["other_labels"])),
                 sender_words=_lower(general["sender_words"]),
                 recipient_labels=_lower(general["recipient_labels"]),
+                reason_labels=_lower(general["reason_labels"]),
                 helpers=frozenset(_lower(general["helpers"])),
                 auto_subjects=_lower(auto["subjects"]),
                 auto_certain=_lower(auto["certain_subjects"]),

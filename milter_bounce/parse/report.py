@@ -22,7 +22,7 @@ from milter_bounce.delivery import Action, DeliveryReport, DeliveryStatus, Kind
 
 from .address import addresses_in, same
 from .autoreply import is_auto_reply, read_auto_reply
-from .blocks import before_first, read_blocks
+from .blocks import before, read_blocks
 from .draft import Draft, finished
 from .dsn import StatusFields, read_status
 from .families import OWN_LAYOUT, notes
@@ -276,7 +276,7 @@ def _in_words(view: View) -> DeliveryReport | None:
     failed = _failed_recipients(view)
     known = {(d.recipient or "").lower() for d in drafts}
     if len(failed) > len(drafts):
-        drafts += [_of_rest(address, view) for address in failed if address.lower() not in known]
+        drafts += [_of_rest(address, view, others=failed) for address in failed if address.lower() not in known]
     if not drafts:
         drafts = [_of_rest(address, view) for address in _outside(view)]
     if not drafts:
@@ -402,10 +402,12 @@ def _drafts_told(view: View, family: Family | None) -> list[Draft]:
 def _drafts_in_words(view: View, *, reason_before: bool) -> list[Draft]:
     """Return the recipients that the words name, with what they tell about each."""
     drafts = []
-    blocks = read_blocks(view.words, view.readers, view.addressees | {view.sender_address or ""})
-    preface = before_first(view.words, blocks[0].recipient) if blocks else ""
+    ours = view.addressees | {view.sender_address or ""}
+    blocks = read_blocks(view.words, view.readers, ours, {a.lower() for a in _meant(view)} - ours)
+    preface = before(view.words, blocks[0]) if blocks else ""
     for block in blocks:
-        told = told_by(f"\n{preface}\n{block.lines}" if reason_before else block.lines, view.readers)
+        stretch = f"\n{preface}\n{block.lines}" if reason_before else block.lines
+        told = told_by(stretch, view.readers, block.recipient)
         draft = Draft(
             recipient=block.recipient,
             original_recipient=block.alias,
@@ -425,7 +427,7 @@ def _drafts_in_words(view: View, *, reason_before: bool) -> list[Draft]:
 
 def _look_before(draft: Draft, view: View, preface: str, *, alone: bool) -> None:
     """Take the reply or the reason that stands before the recipients, where a recipient's own lines tell none."""
-    told = told_by("\n" + preface, view.readers)
+    told = told_by("\n" + preface, view.readers, draft.recipient)
     aside = _is_aside(draft.diagnostic)
     labelled = view.readers.reason_label
     if alone and aside and not told.quoted and not labelled.search(draft.diagnostic):
@@ -445,9 +447,16 @@ def _is_aside(text: str) -> bool:
     return bool(re.match(r"[A-Z][A-Za-z -]{1,20}:\s", text))
 
 
-def _of_rest(recipient: str | None, view: View) -> Draft:
-    """Return a draft for a recipient that the words do not name: all they say is about it."""
-    told = told_by("\n" + view.words, view.readers)
+def _of_rest(recipient: str | None, view: View, others: list[str] | None = None) -> Draft:
+    """Return a draft for a recipient that the words do not name: all they say is about it.
+
+    Where `others` failed beside it, what is said about them is not.
+    """
+    words = view.words
+    if others and len(others) > 1:
+        theirs = [address for address in others if address != recipient]
+        words = "\n\n".join(p for p in words.split("\n\n") if not any(address in p for address in theirs))
+    told = told_by("\n" + words, view.readers, recipient)
     return Draft(
         recipient=recipient,
         diagnostic=told.diagnostic,
@@ -461,6 +470,12 @@ def _of_rest(recipient: str | None, view: View) -> Draft:
 def _failed_recipients(view: View) -> list[str]:
     """Return the recipients of X-Failed-Recipients (Exim, Gmail)."""
     return [a for value in view.fields.all("x-failed-recipients") for a in addresses_in(value)]
+
+
+def _meant(view: View) -> list[str]:
+    """Return whom the mail was for, as fields tell: X-Failed-Recipients, and the returned message's To."""
+    to = view.original.get("x-rcpt-to") or view.original.get("to")
+    return [*_failed_recipients(view), *addresses_in(decoded(to))]
 
 
 def _outside(view: View) -> list[str]:

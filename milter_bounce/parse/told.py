@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from milter_bounce import limits
 
+from .address import address_in
 from .reply import reply_start
 
 if TYPE_CHECKING:
@@ -79,20 +80,19 @@ class Told(NamedTuple):
     ip: str | None = None
 
 
-def told_by(stretch: str, readers: Readers) -> Told:
-    """Return what the lines about one recipient tell."""
+def told_by(stretch: str, readers: Readers, recipient: str | None = None) -> Told:
+    """Return what the lines about one recipient tell; `recipient` finds its own reply among those of a transcript."""
     stretch = stretch[:STRETCH_LIMIT]
     host, address = host_in(stretch)
     if _TRANSCRIPT_MARK.search(stretch):
-        reply, verb = first_refusal(stretch)
+        reply, verb = first_refusal(stretch, recipient)
         if reply:
             return Told(reply, quoted=True, command=verb or command_in(stretch, readers), host=host, ip=address)
     reply = quoted_reply(stretch, readers)
     if _BARE_CODES.fullmatch(reply):
         # "does not exist (550 5.1.1)": the words around the codes are the reply
-        return Told(
-            reason_in(stretch, readers), quoted=True, command=command_in(stretch, readers), host=host, ip=address
-        )
+        words = _paragraph_with(reply, stretch, readers) or reason_in(stretch, readers)
+        return Told(words, quoted=True, command=command_in(stretch, readers), host=host, ip=address)
     if reply:
         return Told(reply, quoted=True, command=command_in(stretch, readers), host=host, ip=address)
     return Told(reason_in(stretch, readers), quoted=False, command=command_in(stretch, readers), host=host, ip=address)
@@ -125,26 +125,49 @@ def host_in(text: str) -> tuple[str | None, str | None]:
     return None, None
 
 
-def first_refusal(transcript: str) -> tuple[str, str | None]:
-    """Return the first reply of a transcript that refuses, its lines joined, and the command before it."""
-    lines: list[str] = transcript.split("\n")
+def first_refusal(transcript: str, recipient: str | None = None) -> tuple[str, str | None]:
+    """Return the first reply of a transcript that refuses, its lines joined, and the command before it.
+
+    Where several recipients were asked for, `recipient` gets the reply to his own RCPT, else the one to a command that
+    meant all of them; empty where only others were refused.
+    """
+    refusals = _refusals(transcript)
+    if not refusals:
+        return "", None
+    asked = {address for _, _, address in refusals if address}
+    if recipient and len(asked) > 1:
+        own = recipient.lower()
+        wanted = [r for r in refusals if r[2] == own] or [r for r in refusals if not r[2]]
+        return wanted[0][:2] if wanted else ("", None)
+    return refusals[0][:2]
+
+
+def _refusals(transcript: str) -> list[tuple[str, str | None, str | None]]:
+    """Return each reply of a transcript that refuses: its lines joined, the command before it, the recipient of a RCPT."""
+    found: list[tuple[str, str | None, str | None]] = []
     verb: str | None = None
+    address: str | None = None
     reply: list[str] = []
-    for line in lines:
+    for line in transcript.split("\n"):
         said = _SAID.match(line)
         if said:
             text = said[1].strip()
             if reply or text[:1] in {"4", "5"}:
                 reply.append(text)
                 if text[3:4] != "-":
-                    break
+                    found.append((" ".join(reply), verb or None, address))
+                    reply = []
             continue
         if reply:
-            break
+            found.append((" ".join(reply), verb or None, address))
+            reply = []
         asked = _ASKED.match(line)
         if asked:
             verb = _VERBS.get(asked[1][:4].upper(), verb)
-    return " ".join(reply), verb or None
+            address = (address_in(asked[1]) or "").lower() if verb == "RCPT" else None
+    if reply:
+        found.append((" ".join(reply), verb or None, address))
+    return found
 
 
 def quoted_reply(stretch: str, readers: Readers) -> str:
@@ -161,6 +184,13 @@ def quoted_reply(stretch: str, readers: Readers) -> str:
     reply = _REPLIED_TO.sub("", _without_tail(rest, stretch, start, readers)).rstrip(" #\n\t")
     # "(reason: 550 ... User unknown)": the bracket was opened before the reply
     return reply[:-1] if reply.endswith(")") and reply.count(")") > reply.count("(") else reply
+
+
+def _paragraph_with(codes: str, stretch: str, readers: Readers) -> str:
+    """Return the paragraph that ends in codes where it begins as boilerplate does ("Your message ..."); else empty."""
+    at = stretch.find(codes.strip())
+    paragraph = stretch[stretch.rfind("\n\n", 0, at) + 1 : at + len(codes)].strip()
+    return " ".join(paragraph.split())[:REASON_LIMIT] if paragraph.lower().startswith(readers.noise) else ""
 
 
 def _without_tail(rest: str, stretch: str, start: int, readers: Readers) -> str:

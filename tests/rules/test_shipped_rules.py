@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 
 import pytest
 
 from milter_bounce.decide.check import findings
+from milter_bounce.decide.pieces import alternatives
 from milter_bounce.decide.rule_toml import Tier
 from milter_bounce.delivery import DeliveryStatus, EnhancedStatus
 from milter_bounce.system.rulefiles import load_rules, status_of
-from milter_bounce.verdict import CATEGORIES
+from milter_bounce.verdict import CATEGORIES, AdviceKind
 
 # the IANA registry: subject -> highest detail
 REGISTRY = {0: 0, 1: 10, 2: 4, 3: 5, 4: 7, 5: 6, 6: 10, 7: 30}
@@ -130,3 +132,22 @@ def test_shipped_refusals_never_suppress_whatever_their_codes(name, codes):
     words = [shipped().words(status_of(example.text)) for example in rule.examples]
     assert words
     assert [text for text in words if shipped().classify(status_of(f"{codes} {text}")).advice == "suppress"] == []
+
+
+def test_what_suppresses_begins_where_a_word_does():
+    """'closed address' is no part of 'an undisclosed address' (Exim), 'expired user' none of 'unexpired user'."""
+    inside = [
+        (rule.id, piece)
+        for rule in shipped().rules
+        if (rule.advice or CATEGORIES[rule.category].advice) is AdviceKind.SUPPRESS
+        for pattern in rule.text
+        for piece in alternatives(pattern)
+        # \\b is a boundary of ASCII words: groups that also hold other scripts cannot begin with it
+        if piece.isascii() and "<@>" not in piece and re.match(r"(?:\(\?:)*[A-Za-z0-9]", piece)
+    ]
+    assert inside == []
+
+
+@pytest.mark.parametrize("text", ["550 enclosed address list is not for you", "550 unexpired user token required"])
+def test_shipped_rules_see_no_dead_address_inside_a_word(text):
+    assert shipped().classify(status_of(text)).advice is not AdviceKind.SUPPRESS
