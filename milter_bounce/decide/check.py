@@ -31,6 +31,7 @@ REFUSALS: Final = frozenset({
 })  # fmt: skip
 """Categories that speak of us or of the message; none may suppress a recipient."""
 
+_YEAR: Final = re.compile(r"(?:19|20)[0-9]{2}")
 _DEAD_BOUNDARY: Final = re.compile(r"[^\x00-\x7f]\\b|\\b[^\x00-\x7f]")
 
 
@@ -53,6 +54,7 @@ def findings(rules: RuleSet, read: Reader) -> list[Finding]:
         *_same_conditions(rules.rules),
         *_shadowed(rules.rules),
         *_suppressing(rules.rules),
+        *_undated(rules.rules),
         *_dead_boundaries(rules.rules),
         *(finding for rule in rules.rules for finding in _examples(rules, rule, read)),
         *_blocklist_examples(rules, read),
@@ -105,6 +107,13 @@ def _suppressing(rules: Iterable[Rule]) -> Iterator[Finding]:
     for rule in rules:
         if rule.advice is AdviceKind.SUPPRESS and rule.category in REFUSALS:
             yield Finding(rule.file, rule.id, f"{rule.category} speaks of the sender: it must not suppress a recipient")
+
+
+def _undated(rules: Iterable[Rule]) -> Iterator[Finding]:
+    """Yield shipped rules whose source does not say when; an administrator dates his own as he likes."""
+    for rule in rules:
+        if rule.tier is not Tier.LOCAL and not _YEAR.search(rule.source):
+            yield Finding(rule.file, rule.id, "has no source with a year: where is it documented, or when was it seen?")
 
 
 def _dead_boundaries(rules: Iterable[Rule]) -> Iterator[Finding]:

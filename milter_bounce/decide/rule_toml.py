@@ -144,7 +144,6 @@ class RuleFile:
 
 
 _ID: Final = re.compile(r"[a-z0-9][a-z0-9.-]{0,79}")
-_YEAR: Final = re.compile(r"(?:19|20)[0-9]{2}")
 _REPLY: Final = re.compile(r"[1-5x][0-9x]{2}")
 _STATUS: Final = re.compile(r"([245x])\.([0-9]{1,3}(?:-[0-9]{1,3})?|\*)\.([0-9]{1,3}(?:-[0-9]{1,3})?|\*)")
 _COMMANDS: Final = frozenset({"CONNECT", "EHLO", "HELO", "STARTTLS", "AUTH", "MAIL", "RCPT", "DATA", "EOD"})
@@ -229,8 +228,8 @@ def _examples(table: Mapping[str, Any]) -> tuple[Example, ...]:
 
 def _source(table: Mapping[str, Any], default: str) -> str:
     source = table.get("source", default)
-    if not isinstance(source, str) or not _YEAR.search(source):
-        raise _FaultError("has no source with a year: where is it documented, or when was it seen?")
+    if not isinstance(source, str) or not source.strip():
+        raise _FaultError("has no source: where is it documented, and when was it seen?")
     return source
 
 
@@ -330,6 +329,10 @@ def _tables(name: str, values: Mapping[str, Any], key: str) -> list[dict[str, An
     return tables
 
 
+_LISTED: Final = frozenset({"rule", "time", "blocklist"})
+"""The lists of tables that a rule file may hold."""
+
+
 def from_values(name: str, values: Mapping[str, Any], *, local: bool = False) -> RuleFile:
     """Return what the values of the TOML file `name` mean.
 
@@ -341,6 +344,20 @@ def from_values(name: str, values: Mapping[str, Any], *, local: bool = False) ->
         return _file(name, values, place, local=local)
     except (_FaultError, BlocklistError) as fault:
         raise RulesError(name, place.rule, str(fault)) from None
+
+
+def each_fault(name: str, values: Mapping[str, Any]) -> list[RulesError]:
+    """Return the fault of each table of an administrator's file by itself, where `from_values` names the first alone."""
+    head = {key: value for key, value in values.items() if key not in _LISTED}
+    faults = []
+    for key in _LISTED & values.keys():
+        tables = values[key] if isinstance(values[key], list) else []
+        for table in tables:
+            try:
+                from_values(name, {**head, key: [table]}, local=True)
+            except RulesError as fault:
+                faults.append(fault)
+    return faults
 
 
 class _Place:

@@ -95,8 +95,8 @@ def finished(draft: Draft, reporting_mta: str | None, message_id: str | None, se
 def _codes(draft: Draft, diagnostic: str, action: Action) -> tuple[int | None, EnhancedStatus | None]:
     """Return reply code and status: what the remote MTA said before what the reporting MTA made of it.
 
-    A status that contradicts the reply code is kept and noted; where nobody
-    states one, the class that the reply or the action implies is supplied
+    A status that contradicts the reply code is kept and noted, a Status field
+    of another class than the remote MTA's own status is noted; where nobody states one, the class that the reply or the action implies is supplied
     and noted as derived.
     """
     told = codes_in(diagnostic) if diagnostic else NO_CODES
@@ -111,6 +111,8 @@ def _codes(draft: Draft, diagnostic: str, action: Action) -> tuple[int | None, E
     status = told.status
     if status is None or (stated is not None and _vague(status) and not _vague(stated)):
         status = stated or status
+    if stated is not None and status is not None and stated.class_ != status.class_:
+        draft.defects.append("status-contradicts-diagnostic")
     if status is not None and reply is not None and status.class_ != reply // 100:
         draft.defects.append("status-contradicts-reply")
     if status is None:

@@ -508,6 +508,7 @@ def _report(view: View, kind: Kind, drafts: list[Draft], fields: StatusFields, r
     statuses: list[DeliveryStatus] = []
     seen: set[tuple[str | None, str]] = set()
     for draft in drafts:
+        draft.arrival_date = draft.arrival_date or fields.arrival_date
         status = finished(draft, _mta_name(fields.reporting_mta), message_id, sender)
         key = ((status.recipient or "").lower() or None, str(status.action))
         if key not in seen:

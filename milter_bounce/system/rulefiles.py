@@ -19,18 +19,22 @@ from __future__ import annotations
 import os
 import stat
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from milter_bounce import limits
 from milter_bounce.config import Settings
 from milter_bounce.decide.check import local_findings
-from milter_bounce.decide.rule_toml import RulesError, to_values
+from milter_bounce.decide.rule_toml import RulesError, each_fault, from_values, to_values
 from milter_bounce.decide.ruleset import RuleSet
+from milter_bounce.decide.scan import refuse_broken
 from milter_bounce.delivery import DeliveryStatus
 from milter_bounce.parse.postfix_log import read_words
 from milter_bounce.parse.reply import parse_reply, reply_start, unlogged
 
 from .share import rules_dir
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 FILE_LIMIT_BYTES: Final = limits.RULE_FILE_BYTES
 LOCAL_FILES: Final = limits.RULE_FILES
@@ -115,18 +119,44 @@ def local_values(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def broken_files(settings: Settings) -> list[RulesError]:
-    """Return the fault of each of the administrator's own files that cannot be loaded, one a file.
+    """Return what keeps each of the administrator's own files from being loaded: a fault of every rule that has one.
 
     Raises:
         RulesError: the shipped rules are broken.
     """
-    shipped, faults = shipped_values(settings), []
+    shipped, faults = shipped_values(settings), dict[str, RulesError]()
     for path in sorted(Path(settings.rules.local).glob("*.toml"))[:LOCAL_FILES]:
+        values: dict[str, Any] = {}
         try:
             _refuse_foreign(path)
-            RuleSet.from_values(shipped, {str(path): to_values(str(path), _text(path, _read(path)))})
+            values = to_values(str(path), _text(path, _read(path)))
+            RuleSet.from_values(shipped, {str(path): values})
         except RulesError as error:
-            faults.append(error)
+            for fault in (*_faults_of(str(path), values, shipped), error):
+                faults.setdefault(str(fault), fault)
+    return list(faults.values())
+
+
+def _faults_of(name: str, values: dict[str, Any], shipped: Mapping[str, Any]) -> list[RulesError]:
+    """Return the faults of a file's rules, each by itself: not as it should be, no pattern of RE2, no such operator, double."""
+    faults = each_fault(name, values)
+    broken = {fault.rule for fault in faults}
+    tables = values.get("rule") if isinstance(values.get("rule"), list) else []
+    rules = [table for table in tables or [] if isinstance(table, dict) and str(table.get("id")) not in broken]
+    operators = {file.get("operator", {}).get("id") for file in shipped.values()}
+    seen: set[str] = set()
+    for table in rules:
+        file = from_values(name, {**values, "rule": [table], "time": [], "blocklist": []}, local=True)
+        rule = file.rules[0]
+        try:
+            refuse_broken(file.rules)
+        except RulesError as fault:
+            faults.append(fault)
+        if rule.operator is not None and rule.operator not in operators:
+            faults.append(RulesError(name, rule.id, f"operator {rule.operator!r} has no file in operators/"))
+        if rule.id in seen:
+            faults.append(RulesError(name, rule.id, f"this id stands in {name} already"))
+        seen.add(rule.id)
     return faults
 
 

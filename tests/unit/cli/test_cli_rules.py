@@ -141,6 +141,44 @@ def test_cli_rules_check_names_every_broken_file(tmp_path):
     assert "none: has no category" in told[2]
 
 
+def test_cli_rules_check_names_every_broken_rule_of_a_file(tmp_path):
+    """Whoever mends one rule wants to know of the others too."""
+    folder = tmp_path / "rules.d"
+    folder.mkdir()
+    rule = "[[rule]]\nid = '{}'\ntext = ['{}']\nsource = 'seen 2026-11'\nexamples = ['550 never said']\n{}\n"
+    virus = "category = 'virus'"
+    (folder / "a.toml").write_text(
+        rule.format("group", "(never said", virus)
+        + rule.format("ahead", "never(?= said)", virus)
+        + rule.format("category", "never said", "category = 'nocat'")
+        + rule.format("operator", "never said", virus + "\noperator = 'nobody'")
+        + rule.format("twice", "never said", virus) * 2
+    )
+    conf = tmp_path / "conf.toml"
+    conf.write_text(f'[rules]\nlocal = "{folder}"\n')
+    result = run("rules", "check", "-c", str(conf))
+    told = " ".join(result.stderr.splitlines())
+    assert result.exit_code == 2
+    for name in ("group: RE2", "ahead: RE2", "category: category", "operator: operator", "twice: this id stands"):
+        assert f"a.toml: {name}" in told
+
+
+def test_cli_rule_of_the_design_is_taken_as_it_stands(tmp_path):
+    """DESIGN.md section 5 shows a rule whose source names no year: an administrator dates his own as he likes."""
+    folder = tmp_path / "rules.d"
+    folder.mkdir()
+    (folder / "own.toml").write_text(
+        '[[rule]]\nid = "own-tss04"\noperator = "yahoo"\nreply = "421"\ntext = \'\\[TSS0[45]\\]\'\ncategory = "poor-reputation"\n'
+        'source = "where this is documented, and when it was seen"\nexamples = ["421 4.7.0 [TSS04] Messages from 192.0.2.1 temporarily deferred"]\n'
+    )
+    conf = tmp_path / "conf.toml"
+    conf.write_text(f'[rules]\nlocal = "{folder}"\n')
+    reply = "421 4.7.0 [TSS04] Messages from 192.0.2.1 temporarily deferred"
+    told = run("classify", "--json", "-c", str(conf), f"host mta5.am0.yahoodns.net[192.0.2.9] said: {reply}")
+    assert (told.exit_code, json.loads(told.stdout)["rule"]) == (0, "own-tss04")
+    assert "source" not in run("rules", "check", "-c", str(conf)).output
+
+
 def test_cli_rules_test_tries_own_examples(tmp_path):
     """Each example is held against what it asks for; a miss gives exit 1 and says what came out."""
     path = tmp_path / "examples.toml"

@@ -183,7 +183,7 @@ REFUSED = [
     ("not-toml", {"x.toml": "[["}, "is not TOML"),
     ("double", {"text/x.toml": HEAD + "rank = 11\n" + rule("text-spam", "y")}, "stands in text/a.toml already"),
     ("re2-cannot", {"text/x.toml": HEAD + rule("x", "a(?=b)")}, "RE2 cannot take the pattern"),
-    ("no-source", {"text/x.toml": rule("x", "a")}, "no source with a year"),
+    ("no-source", {"text/x.toml": rule("x", "a")}, "has no source"),
     ("no-example", {"text/x.toml": HEAD + '[[rule]]\nid = "x"\ncategory = "virus"\ntext = "a"'}, "has no example"),
     ("category", {"text/x.toml": HEAD + rule("x", "a", "nonsense")}, "category"),
     ("class", {"text/x.toml": HEAD + rule("x", "a", **{"class": "firm"})}, "hard, soft, policy, none"),

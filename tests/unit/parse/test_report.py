@@ -237,3 +237,14 @@ def test_reason_behind_a_label_above_the_recipient_counts_before_fields_below_it
     )
     status = only(mail("From: post_master@gw.example\nTo: news@example.org\nSubject: Undeliverable Message", words))
     assert (status.recipient, status.diagnostic) == ("5550100@gw.example", "Error: Invalid recipient address")
+
+
+def test_status_field_of_another_class_than_the_replys_own_status_is_noted():
+    """What the remote MTA said decides; that the reporting MTA says otherwise is not lost."""
+    status = only(
+        dsn(
+            "Final-Recipient: rfc822; a@example.net\nAction: failed\nStatus: 4.2.2\nDiagnostic-Code: smtp; 550 5.1.1 unknown"
+        )
+    )
+    assert str(status.status) == "5.1.1"
+    assert "status-contradicts-diagnostic" in status.defects
