@@ -34,10 +34,12 @@ from .mime import read_message
 from .readers import Readers
 from .receipts import is_receipt, refusal_in
 from .reply import reply_start
-from .told import REASON_LIMIT, host_in, reason_in, refused_command, told_by
+from .told import REASON_LIMIT, Told, host_in, own_part, reason_in, refused_command, told_by
 from .view import View
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from .readers import Family
 
 __all__ = ["Readers", "parse_report"]
@@ -48,6 +50,7 @@ ORIGINAL_RECIPIENTS_LIMIT: Final = 1
 SOFT: Final = 4
 """The class of a status that may still be delivered (RFC 3463, 2)."""
 
+NOT_TOLD: Final = Told()
 NOTHING: Final = DeliveryReport(Kind.NOT_BOUNCE)
 _INLINE_STATUS = re.compile(r"^[ \t>|]{0,8}(?:Final|Original)-Recipient[ \t]*:", re.IGNORECASE | re.MULTILINE)
 # VERP: bounces+user=example.net@our.example and list-bounce-user=example.net@our.example
@@ -276,13 +279,14 @@ def _in_words(view: View) -> DeliveryReport | None:
     failed = _failed_recipients(view)
     known = {(d.recipient or "").lower() for d in drafts}
     if len(failed) > len(drafts):
-        drafts += [_of_rest(address, view, others=failed) for address in failed if address.lower() not in known]
+        rest = [address for address in failed if address.lower() not in known]
+        drafts += _of_all(rest, view, _about_nobody(view.words) if len(failed) > 1 else view.words)
     if not drafts:
-        drafts = [_of_rest(address, view) for address in _outside(view)]
+        drafts = _of_all(_outside(view), view, view.words)
     if not drafts:
         if not (view.from_daemon and view.null_sender and (family or view.has_failure_subject())):
             return None
-        drafts = [_of_rest(None, view)]
+        drafts = _of_all([None], view, view.words)
     if family is None and _to_holder(drafts, view):
         return None
     if view.is_delay():
@@ -405,9 +409,12 @@ def _drafts_in_words(view: View, *, reason_before: bool) -> list[Draft]:
     ours = view.addressees | {view.sender_address or ""}
     blocks = read_blocks(view.words, view.readers, ours, {a.lower() for a in _meant(view)} - ours)
     preface = before(view.words, blocks[0]) if blocks else ""
+    said: dict[str, Told] = {}
     for block in blocks:
         stretch = f"\n{preface}\n{block.lines}" if reason_before else block.lines
-        told = told_by(stretch, view.readers, block.recipient)
+        if stretch not in said:
+            said[stretch] = told_by(stretch, view.readers)
+        told = own_part(said[stretch], stretch, block.recipient) or NOT_TOLD
         draft = Draft(
             recipient=block.recipient,
             original_recipient=block.alias,
@@ -419,15 +426,20 @@ def _drafts_in_words(view: View, *, reason_before: bool) -> list[Draft]:
         )
         if len(blocks) > 1 and view.readers.delivered.match(block.lines):
             draft.action = Action.DELIVERED
-        elif not (told.quoted or reason_before):
-            _look_before(draft, view, preface, alone=len(blocks) == 1)
+        elif told is not NOT_TOLD and not (told.quoted or reason_before):
+            above = said.get(preface) or said.setdefault(preface, told_by("\n" + preface, view.readers))
+            _look_before(draft, view, own_part(above, preface, block.recipient), preface, alone=len(blocks) == 1)
         drafts.append(draft)
     return drafts
 
 
-def _look_before(draft: Draft, view: View, preface: str, *, alone: bool) -> None:
-    """Take the reply or the reason that stands before the recipients, where a recipient's own lines tell none."""
-    told = told_by("\n" + preface, view.readers, draft.recipient)
+def _look_before(draft: Draft, view: View, told: Told | None, preface: str, *, alone: bool) -> None:
+    """Take the reply or the reason that stands before the recipients, where a recipient's own lines tell none.
+
+    `told` is what the lines before tell; None where they are about others.
+    """
+    if told is None:
+        return
     aside = _is_aside(draft.diagnostic)
     labelled = view.readers.reason_label
     if alone and aside and not told.quoted and not labelled.search(draft.diagnostic):
@@ -447,24 +459,25 @@ def _is_aside(text: str) -> bool:
     return bool(re.match(r"[A-Z][A-Za-z -]{1,20}:\s", text))
 
 
-def _of_rest(recipient: str | None, view: View, others: list[str] | None = None) -> Draft:
-    """Return a draft for a recipient that the words do not name: all they say is about it.
+def _of_all(recipients: Sequence[str | None], view: View, words: str) -> list[Draft]:
+    """Return a draft for each recipient that the words do not name: all that `words` say is about it."""
+    told = told_by("\n" + words, view.readers)
+    return [
+        Draft(
+            recipient=recipient,
+            diagnostic=told.diagnostic,
+            diagnostic_type="smtp" if told.quoted else None,
+            command=told.command,
+            remote_mta=told.host,
+            remote_ip=told.ip,
+        )
+        for recipient in recipients
+    ]
 
-    Where `others` failed beside it, what is said about them is not.
-    """
-    words = view.words
-    if others and len(others) > 1:
-        theirs = [address for address in others if address != recipient]
-        words = "\n\n".join(p for p in words.split("\n\n") if not any(address in p for address in theirs))
-    told = told_by("\n" + words, view.readers, recipient)
-    return Draft(
-        recipient=recipient,
-        diagnostic=told.diagnostic,
-        diagnostic_type="smtp" if told.quoted else None,
-        command=told.command,
-        remote_mta=told.host,
-        remote_ip=told.ip,
-    )
+
+def _about_nobody(words: str) -> str:
+    """Return the paragraphs that name no address: where several recipients failed, what is said about one is not about all."""
+    return "\n\n".join(paragraph for paragraph in words.split("\n\n") if not addresses_in(paragraph))
 
 
 def _failed_recipients(view: View) -> list[str]:

@@ -11,6 +11,7 @@ Raises: nothing.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from milter_bounce import limits
@@ -19,6 +20,8 @@ from .address import address_in
 from .reply import reply_start
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from .readers import Readers
 
 STRETCH_LIMIT: Final = limits.TOLD_CHARACTERS
@@ -80,12 +83,12 @@ class Told(NamedTuple):
     ip: str | None = None
 
 
-def told_by(stretch: str, readers: Readers, recipient: str | None = None) -> Told:
-    """Return what the lines about one recipient tell; `recipient` finds its own reply among those of a transcript."""
+def told_by(stretch: str, readers: Readers) -> Told:
+    """Return what the lines about one recipient tell."""
     stretch = stretch[:STRETCH_LIMIT]
     host, address = host_in(stretch)
     if _TRANSCRIPT_MARK.search(stretch):
-        reply, verb = first_refusal(stretch, recipient)
+        reply, verb = first_refusal(stretch)
         if reply:
             return Told(reply, quoted=True, command=verb or command_in(stretch, readers), host=host, ip=address)
     reply = quoted_reply(stretch, readers)
@@ -125,26 +128,40 @@ def host_in(text: str) -> tuple[str | None, str | None]:
     return None, None
 
 
-def first_refusal(transcript: str, recipient: str | None = None) -> tuple[str, str | None]:
-    """Return the first reply of a transcript that refuses, its lines joined, and the command before it.
+def own_part(told: Told, stretch: str, recipient: str | None) -> Told | None:
+    """Return what `told`, told by `stretch`, means for one recipient: of a transcript that asks for several, its own reply.
 
-    Where several recipients were asked for, `recipient` gets the reply to his own RCPT, else the one to a command that
-    meant all of them; empty where only others were refused.
+    That is the one to its RCPT, else one to a command that meant all of them; None where only others were refused.
     """
-    refusals = _refusals(transcript)
-    if not refusals:
-        return "", None
-    asked = {address for _, _, address in refusals if address}
-    if recipient and len(asked) > 1:
-        own = recipient.lower()
-        wanted = [r for r in refusals if r[2] == own] or [r for r in refusals if not r[2]]
-        return wanted[0][:2] if wanted else ("", None)
-    return refusals[0][:2]
+    if recipient is None or not _TRANSCRIPT_MARK.search(stretch[:STRETCH_LIMIT]):
+        return told
+    by_recipient, shared = _refusals_of(stretch[:STRETCH_LIMIT])
+    if len(by_recipient) < 2:
+        return told
+    reply, verb = by_recipient.get(recipient.lower(), shared)
+    return told._replace(diagnostic=reply, quoted=True, command=verb or told.command) if reply else None
 
 
-def _refusals(transcript: str) -> list[tuple[str, str | None, str | None]]:
-    """Return each reply of a transcript that refuses: its lines joined, the command before it, the recipient of a RCPT."""
-    found: list[tuple[str, str | None, str | None]] = []
+def first_refusal(transcript: str) -> tuple[str, str | None]:
+    """Return the first reply of a transcript that refuses, its lines joined, and the command before it."""
+    return next(((reply, verb) for reply, verb, _ in _refusals(transcript)), ("", None))
+
+
+@lru_cache(maxsize=4)
+def _refusals_of(transcript: str) -> tuple[dict[str, tuple[str, str | None]], tuple[str, str | None]]:
+    """Return the first refusal of each recipient, and the first that meant none of them; a transcript is often shared."""
+    by_recipient: dict[str, tuple[str, str | None]] = {}
+    shared: tuple[str, str | None] = ("", None)
+    for reply, verb, address in _refusals(transcript):
+        if address:
+            by_recipient.setdefault(address, (reply, verb))
+        elif not shared[0]:
+            shared = (reply, verb)
+    return by_recipient, shared
+
+
+def _refusals(transcript: str) -> Iterator[tuple[str, str | None, str | None]]:
+    """Yield each reply of a transcript that refuses: its lines joined, the command before it, the recipient of a RCPT."""
     verb: str | None = None
     address: str | None = None
     reply: list[str] = []
@@ -155,19 +172,18 @@ def _refusals(transcript: str) -> list[tuple[str, str | None, str | None]]:
             if reply or text[:1] in {"4", "5"}:
                 reply.append(text)
                 if text[3:4] != "-":
-                    found.append((" ".join(reply), verb or None, address))
+                    yield " ".join(reply), verb or None, address
                     reply = []
             continue
         if reply:
-            found.append((" ".join(reply), verb or None, address))
+            yield " ".join(reply), verb or None, address
             reply = []
         asked = _ASKED.match(line)
         if asked:
             verb = _VERBS.get(asked[1][:4].upper(), verb)
             address = (address_in(asked[1]) or "").lower() if verb == "RCPT" else None
     if reply:
-        found.append((" ".join(reply), verb or None, address))
-    return found
+        yield " ".join(reply), verb or None, address
 
 
 def quoted_reply(stretch: str, readers: Readers) -> str:

@@ -105,3 +105,13 @@ def test_labels_that_tell_reasons_stand_in_one_list():
 def test_sentence_with_the_codes_is_the_reason_though_it_begins_as_boilerplate_does():
     words = "Your message to ann@a.example could not be delivered: the user is unknown (550 5.1.1).\nIt reached bob@a.example.\n"
     assert "the user is unknown" in told(words)["ann@a.example"]
+
+
+def test_recipient_that_a_transcript_does_not_ask_for_gets_no_reply():
+    """Of two that it asks for both are refused; what became of the third is not known."""
+    asked = "".join(f">>> RCPT TO:<{who}@a.example>\n<<< 550 5.1.1 No such user\n" for who in ("ann", "bob"))
+    listed = "".join(f"Failed address: {who}@a.example\n" for who in ("ann", "bob", "eve"))
+    for words in (f"was not delivered to:\n\n{listed}\n{asked}", f"was not delivered\n\n{asked}\n{listed}"):
+        found = told(words)
+        assert found["ann@a.example"] == found["bob@a.example"] == "550 5.1.1 No such user"
+        assert "550" not in (found["eve@a.example"] or "")
