@@ -57,6 +57,7 @@ _BLOCK_BYTES: Final = 64
 _IPAD: Final = bytes(byte ^ 0x36 for byte in range(256))
 _OPAD: Final = bytes(byte ^ 0x5C for byte in range(256))
 _URL_SAFE: Final = bytes.maketrans(b"+/", b"-_")
+_IN_BRACKETS: Final = re.compile(rb"<([!-~]+)>")
 KEY_ID: Final = re.compile(r"[0-9a-z]{1,16}")
 _VALUE: Final = re.compile(
     r"v1;k=([0-9a-z]{1,16});d=(0|[1-9][0-9]{0,5});m=([A-Za-z0-9_-]{22});"
@@ -137,8 +138,7 @@ def _raw(text: str) -> bytes:
 
 
 def _mac(key: Key, size: int, covered: bytes) -> str:
-    # base64url (RFC 4648, 5) in one call
-    return binascii.b2a_base64(key.mac(covered)[:size], newline=False).translate(_URL_SAFE, b"=").decode()
+    return _short(key, covered, size).decode()
 
 
 def _message_mac(key: Key, message: bytes, covered: str) -> str:
@@ -167,6 +167,27 @@ def mint(key: Key, day: int, sender: str, message_id: str, recipients: Iterable[
     else:
         covered = shown = "*"
     return f"{VERSION}; k={key.id}; d={day}; m={_message_mac(key, message, covered)}; r={shown}"
+
+
+def mint_plain(key: Key, day: int, sender: bytes, message_id: bytes, recipient: bytes) -> str | None:
+    """Return what `mint` does for the commonest message; None where `mint` is to be asked.
+
+    That is one to one recipient, all three in brackets and printable ASCII without blanks, as an MTA hands them over.
+    A milter that has waited for its MTA finds nothing in the processor's caches: each call less is felt.
+    """
+    plain = _IN_BRACKETS.fullmatch
+    by, about, to = plain(sender), plain(message_id), plain(recipient)
+    if by is None or about is None or to is None:
+        return None
+    message = b"%d\0%b\0%b" % (day, by[1].lower(), about[1])
+    own = _short(key, b"recipient\0%b\0%b" % (message, to[1].lower()), RECIPIENT_MAC_BYTES)
+    whole = _short(key, b"message\0%b\0%b" % (message, own), MAC_BYTES)
+    return f"{VERSION}; k={key.id}; d={day}; m={whole.decode()}; r={own.decode()}"
+
+
+def _short(key: Key, covered: bytes, size: int) -> bytes:
+    # base64url (RFC 4648, 5) in one call
+    return binascii.b2a_base64(key.mac(covered)[:size], newline=False).translate(_URL_SAFE, b"=")
 
 
 def check(

@@ -254,15 +254,26 @@ class Session(Milter.Base):  # type: ignore[misc]
         return _ACCEPT
 
     def _stamp(self, message: Message) -> None:
-        service, given = self.service, message.message_id
+        service, given, value = self.service, message.message_id, None
+        if service.key is None:
+            return
+        if given and len(message.recipients) == 1 and not message.more_recipients:
+            value = token.mint_plain(service.key, service.today, message.sender, given, message.recipients[0])
+        value = value or self._minted(message, service.key)
+        if value is not None:
+            self._ctx.addheader(token.HEADER_NAME, value)
+
+    def _minted(self, message: Message, key: token.Key) -> str | None:
+        """Return the token of any message; None for one without Message-ID."""
+        given = message.message_id
         # a message without Message-ID: Sendmail has chosen what it will add, and tells (seen with 8.17.1)
         stated = given.decode("utf-8", "surrogateescape") if given else self._ctx.getsymval("{msg_id}") or ""
         message_id = token.fold_message_id(stated)
-        if service.key is None or not message_id:
-            return
+        if not message_id:
+            return None
         sender = message.sender.decode("utf-8", "surrogateescape")
         recipients = () if message.more_recipients else map(_text, message.recipients)
-        self._ctx.addheader(token.HEADER_NAME, token.mint(service.key, service.today, sender, message_id, recipients))
+        return token.mint(key, self.service.today, sender, message_id, recipients)
 
     def close(self) -> int:
         """Forget the connection."""
