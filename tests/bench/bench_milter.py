@@ -27,7 +27,7 @@ from tests.integration.postfix import WHY_NOT, Postfix
 from tests.integration.programs import Program, settings_for
 from tests.reports import dsn
 
-ROUNDS = 31
+ROUNDS = 61
 LARGE = {"100 KB": 100_000, "1 MB": 1_000_000}
 LARGE_ROUNDS, LARGE_MESSAGES = 9, 40
 MESSAGES = 240
