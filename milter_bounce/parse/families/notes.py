@@ -1,18 +1,27 @@
 """Reader of Lotus Notes and Domino reports: the subject or a section says why, an indented line says who.
 
-Goes in: the words. Comes out: drafts. Raises: nothing.
+Goes in: the words. Comes out: drafts. A report holds a record per failure
+("was not delivered to: ... because: ..."); each ends where the next begins.
+
+Limits: `RECORDS_LIMIT`.
+Raises: nothing.
 """
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from itertools import islice
+from typing import TYPE_CHECKING, Final
 
+from milter_bounce import limits
 from milter_bounce.parse.address import addresses_in
 from milter_bounce.parse.draft import Draft
 
 if TYPE_CHECKING:
     from milter_bounce.parse.view import View
+
+RECORDS_LIMIT: Final = limits.WORDS_RECIPIENTS
+_REASON_LENGTH: Final = 1500
 
 _FAILURE_REASONS = re.compile(r"^-{3,}[ ]*Failure Reasons[ ]*-{3,}[ \t]*$", re.MULTILINE | re.IGNORECASE)
 _ENDS = re.compile(r"^---[^\n]{0,120}---[ \t]{0,20}$", re.MULTILINE)
@@ -28,17 +37,20 @@ _BECAUSE = re.compile(
 def read(view: View) -> list[Draft]:
     """Return the recipients of a Notes or Domino report; empty for another layout."""
     words = view.words
-    reasons = _FAILURE_REASONS.search(words)
-    if reasons:
-        end = _ENDS.search(words, reasons.end())
-        section = words[reasons.end() : end.start() if end else len(words)]
-        return _by_address(section)
-    delivered = _DELIVERED_TO.search(words)
-    because = _BECAUSE.search(words, delivered.end()) if delivered else None
-    if not delivered or not because:
-        return []
-    text = words[because.end() : because.end() + 1500].strip()
-    return [Draft(recipient=a, diagnostic=text) for a in addresses_in(words[delivered.end() : because.start()])]
+    sections = list(islice(_FAILURE_REASONS.finditer(words), RECORDS_LIMIT))
+    if sections:
+        ends = [section.start() for section in sections[1:]] + [len(words)]
+        return [d for section, end in zip(sections, ends, strict=True) for d in _by_address(words, section.end(), end)]
+    heads = list(islice(_DELIVERED_TO.finditer(words), RECORDS_LIMIT))
+    ends = [head.start() for head in heads[1:]] + [len(words)]
+    drafts: list[Draft] = []
+    for head, end in zip(heads, ends, strict=True):
+        because = _BECAUSE.search(words, head.end(), end)
+        if because is None:
+            return []  # the reason stands behind another label: the general reader takes all records
+        text = words[because.end() : min(end, because.end() + _REASON_LENGTH)].strip()
+        drafts += [Draft(recipient=a, diagnostic=text) for a in addresses_in(words[head.end() : because.start()])]
+    return drafts
 
 
 def corrected(draft: Draft, view: View) -> None:
@@ -59,13 +71,16 @@ def corrected(draft: Draft, view: View) -> None:
         draft.diagnostic = told[0].diagnostic
 
 
-def _by_address(section: str) -> list[Draft]:
-    """Return each address line of the section with the lines before it, its reason."""
-    drafts, reason = [], ""
-    for line in section.split("\n"):
+def _by_address(words: str, start: int, end: int) -> list[Draft]:
+    """Return each address line of a section with the lines before it, its reason; addresses in a row share theirs."""
+    ends = _ENDS.search(words, start, end)
+    drafts: list[Draft] = []
+    reason, given = "", ""
+    for line in words[start : ends.start() if ends else end].split("\n"):
         found = addresses_in(line)
         if found and len(line.strip()) <= len(found[0]) + 4:
-            drafts.append(Draft(recipient=found[0], diagnostic=reason))
+            given = reason or given
+            drafts.append(Draft(recipient=found[0], diagnostic=given))
             reason = ""
         elif line.strip():
             reason = f"{reason} {line.strip()}".strip()
