@@ -113,10 +113,73 @@ def test_zoho_recipient_ends_at_the_next(words, expected):
     assert reasons(BY_ZOHO + words) == expected
 
 
+BY_EXCHANGE = "Delivery has failed to these recipients or groups:\n\n{}\nDiagnostic information for administrators:\n\nGenerating server: ex.example.com\n\n{}\n"
+UNKNOWN = "a@example.com\n#550 5.1.1 RESOLVER.ADR.RecipNotFound; not found ##\n\n"
+NOT_FOUND = ("a@example.com", "550 5.1.1 RESOLVER.ADR.RecipNotFound; not found")
+FULL = ("b@example.com", "552 5.2.2 mailbox full")
+PEOPLE = "a@example.com<mailto:a@example.com>\nThe address couldn't be found.\n\nb@example.com<mailto:b@example.com>\nThe mailbox is full.\n\n"
+
+EXCHANGE = [
+    pytest.param("", "b@example.com\n#< #5.2.2 smtp;552 5.2.2 mailbox full> #SMTP#\n", FULL, id="enclosed"),
+    pytest.param("", "b@example.com\nmx.example.com #<mx.example.com #5.2.2 smtp;552 5.2.2 mailbox full> #SMTP#\n", FULL, id="enclosed-behind-host"),
+    pytest.param("", "b@example.com\nmx.example.com\n#<mx.example.com #5.2.2 SMTP;552 5.2.2 mailbox full> #SMTP#\n", FULL, id="enclosed-below-host"),
+    pytest.param("", "b@example.com\nmx.example.com #552 5.2.2 mailbox full ##\n", FULL, id="marked-behind-host"),
+    pytest.param("", "b@example.com\n#552 5.2.2 mailbox full #SMTP#\n", FULL, id="marked-smtp"),
+    pytest.param("", "b@example.com\n#552 mailbox full (#5.2.2) ##\n", ("b@example.com", "552 mailbox full (#5.2.2)"), id="mark-in-reply"),
+    pytest.param("", "b@example.com\n#552 5.2.2 mailbox\nfull ##\n", FULL, id="marked-two-lines"),
+    pytest.param("", "b@example.com<mailto:b@example.com>\nRemote Server returned '552 5.2.2 mailbox full'\n", FULL, id="link-behind-address"),
+    pytest.param(PEOPLE, "b@example.com\n#<mx.example.com #5.2.2> #SMTP#\n", ("b@example.com", "5.2.2 The mailbox is full."), id="bare-status"),
+    pytest.param(PEOPLE, "", ("b@example.com", "The mailbox is full."), id="named-to-people-only"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("people", "other", "expected"), EXCHANGE)
+@pytest.mark.parametrize("first", [pytest.param(True, id="first"), pytest.param(False, id="last")])
+def test_exchange_writes_replies_in_several_ways(people, other, expected, first):
+    """A reply in another form than its neighbour's is read, before it as behind it."""
+    found = reasons(BY_EXCHANGE.format(people, other + UNKNOWN if first else UNKNOWN + other))
+    assert sorted(found) == [NOT_FOUND, expected]
+
+
+def test_exchange_group_has_not_failed_because_a_member_has():
+    """The part for people names the group, the other one the member."""
+    group = "all@example.com<mailto:all@example.com>\nThe address couldn't be found.\n\n"
+    assert reasons(BY_EXCHANGE.format(group, UNKNOWN)) == [NOT_FOUND]
+
+
+def test_exchange_names_the_host_that_refused():
+    """Behind the address or in the brackets, not the server that wrote the report."""
+    words = BY_EXCHANGE.format(
+        "",
+        "b@example.com\n#<mx.example.org #5.2.2 smtp;552 full> #SMTP#\n\na@example.com\nmx.example.net #550 5.1.1 no ##\n",
+    )
+    assert [s.remote_mta for s in parse_report(bounce(words), READERS).statuses] == ["mx.example.org", "mx.example.net"]
+
+
+def test_exchange_recipient_by_name_ends_the_lines_of_the_last():
+    """Exchange 5.5 names people of its address book without an address: their reason is not the one of who stands above."""
+    words = (
+        "Your message\n\n  To: a\n\ndid not reach the following recipient(s):\n\n"
+        "SMTP:a@example.com on Fri, 6 Mar 2026 09:01:00 -0000\n    The recipient name is not recognized\n\n"
+        "Example, Ann on Fri, 6 Mar 2026 09:01:00 -0000\n    The mailbox is full\n\n"
+        "b@example.com on Fri, 6 Mar 2026 09:01:00 -0000\n    The message is too large\n"
+    )
+    assert reasons(words) == [
+        ("a@example.com", "The recipient name is not recognized"),
+        ("b@example.com", "The message is too large"),
+    ]
+
+
 HOSTILE = {
     "domino": BY_DOMINO + "was not delivered to:\n" * 20_000 + "because:\n a@example.com",
     "domino-because": BY_DOMINO + "was not delivered to:\na@example.com\nbecause:\n" * 4000,
     "domino-sections": "------- Failure Reasons -------\n" * 5000 + "a@example.com",
+    "exchange-addresses": BY_EXCHANGE.format("", "a@b\n" * 20_000),
+    "exchange-two-addresses": BY_EXCHANGE.format("", "a@b\nc@d\n" * 10_000),
+    "exchange-quotes": BY_EXCHANGE.format("", ("a@b\n" + "' " * 80 + "'4" + "'" * 900 + "\n") * 60),
+    "exchange-marks": BY_EXCHANGE.format("", "a@b\nx #<x #5.1.1 smtp;<<<<\n" * 3000),
+    "exchange-brackets": BY_EXCHANGE.format("", "a@b\n#<x #5.1.1 smtp;" + "<>" * 30_000),
+    "exchange-dates": BY_EXCHANGE.format("", "a@b on 1 Mar 09:01\n\nx on" + " on" * 30 + " 9:0\n\n" * 600),
     "zoho": BY_ZOHO + "a@example.com, ERROR CODE :" * 20_000,
     "zoho-lines": BY_ZOHO + "a@example.com, ERROR CODE :550\nb@example.com, x\n" * 10_000,
     "zoho-blanks": BY_ZOHO + "a@example.com" + " " * 60_000 + "ERROR CODE :",
