@@ -6,6 +6,10 @@ A transcript speaks of several recipients in turn: the remote replies
 (``<<< 550 ...``) since the last own line belong to the recipient that the
 next own line (``550 <a@b>... User unknown``) names. The first error counts.
 
+The list above or below it may name programs, files and mailboxes of the
+system itself (``"|/usr/bin/procmail"``, ``schultz``): their recipient is the
+address that led to them, or that the message was sent to under this name.
+
 Section: sendmail 8's savemail.c and deliver.c, BSD sendmail 5.
 Raises: nothing.
 """
@@ -13,14 +17,16 @@ Raises: nothing.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from milter_bounce import limits
 from milter_bounce.delivery import Action
 from milter_bounce.parse.address import ADDRESS, clean, same
-from milter_bounce.parse.blocks import read_blocks
+from milter_bounce.parse.blocks import BLOCKS_LIMIT, read_blocks
 from milter_bounce.parse.draft import Draft
 from milter_bounce.parse.told import Told, command_in, told_by
+
+from .local import by_local_part
 
 if TYPE_CHECKING:
     from milter_bounce.parse.blocks import Block
@@ -33,6 +39,18 @@ _TRANSCRIPT = re.compile(
     r"^[ \t]{0,20}-{0,40}[ \t]{0,20}(?:session )?transcript(?: of session follows)?[ \t]{0,20}:?-{0,40}[ \t]{0,20}$",
     re.IGNORECASE | re.MULTILINE,
 )
+_SECTION = re.compile(
+    r"^[ \t]{0,20}-{2,40}[ \t]{0,20}the following addresses [^\n]{1,80}-{2,40}[ \t]{0,20}$",
+    re.IGNORECASE | re.MULTILINE,
+)
+_LOCAL: Final = (
+    r"(?:\"((?:\||/|:include:)[^\n]{1,500})\"|((?:\||/|:include:)[^\s\"]{1,500})|<?([A-Za-z0-9][\w.+-]{0,63})>?)"
+)
+_LOCAL_HEAD = re.compile(rf"[ \t]{{0,3}}{_LOCAL}(?:[ \t]{{1,20}}\([^\n]{{0,200}}\))?[ \t]{{0,20}}$", re.ASCII)
+_OWN_LOCAL = re.compile(
+    rf"[ \t]{{0,20}}(?:[45][0-9][0-9][ -](?:[45]\.[0-9]\.[0-9]{{1,3}} )?)?{_LOCAL}\.{{3}}", re.ASCII
+)
+_EXPANDED_FROM = re.compile(r"\(expanded from:?[ \t]{0,20}<?([^\s<>()]{1,320})>?\)")
 _TALKING = re.compile(r"[. \t]*[Ww]hile talking to ([^\s:]{1,255}?)\.?:?[ \t]*$")
 _ASKED = re.compile(r"[ \t]*>>> ([A-Za-z]{4})")
 _REPLIED = re.compile(r"[ \t]*<<< (.*)")
@@ -63,18 +81,76 @@ class _Session:
         self.reply, self.closed, self.aside = [], False, ""
 
 
+class _Local(NamedTuple):
+    """A program, file or mailbox of the reporting system, with the bracketed lines below it."""
+
+    name: str
+    details: str
+
+
 def read(view: View) -> list[Draft]:
     """Return the recipients of a report with a transcript."""
     words = view.words
     marked = _TRANSCRIPT.search(words)
     if not marked:
         return []
-    spoken = transcribed(words[marked.end() :], view.readers)
-    listed = read_blocks(words[: marked.start()], view.readers, view.addressees)
-    if not listed:
-        return spoken
-    transcript = words[marked.end() :]
-    return [_of_list(block, spoken, transcript, view, alone=len(listed) == 1) for block in listed]
+    transcript, above = words[marked.end() :], words[: marked.start()]
+    if below := _SECTION.search(transcript):
+        transcript, above = transcript[: below.start()], f"{above}\n{transcript[below.start() :]}"
+    spoken = transcribed(transcript, view.readers)
+    above, local = _without_local(above)
+    listed = read_blocks(above, view.readers, view.addressees)
+    alone = len(listed) + len(local) == 1
+    drafts = [_of_list(block, spoken, transcript, view, alone=alone) for block in listed]
+    return (drafts or spoken) + _of_local(local, transcript, view, alone=alone)
+
+
+def _without_local(listed: str) -> tuple[str, list[_Local]]:
+    """Return the list without the system's own programs, files and mailboxes, and those."""
+    kept: list[str] = []
+    found: list[tuple[str, list[str]]] = []
+    inside = taken = False
+    for line in listed.split("\n"):
+        if _SECTION.match(line):
+            inside, taken = True, False
+        elif not line.strip():
+            inside = taken = False
+        elif inside and (head := _LOCAL_HEAD.match(line)):
+            taken = len(found) < BLOCKS_LIMIT
+            found += [(head[1] or head[2] or head[3], [])] if taken else []
+        elif taken and line.lstrip().startswith("("):
+            found[-1][1].append(line.strip())
+            continue
+        else:
+            taken = False
+        if not taken:
+            kept.append(line)
+    return "\n".join(kept), [_Local(name, "\n".join(details)) for name, details in found]
+
+
+def _of_local(local: list[_Local], transcript: str, view: View, *, alone: bool) -> list[Draft]:
+    """Return the recipients that stand behind the system's own programs, files and mailboxes, where that is certain.
+
+    A number as reason is the program's exit status; the transcript says so in words.
+    """
+    lines = transcript.split("\n", LINES_LIMIT)[:LINES_LIMIT] if local else []
+    own = {own[1] or own[2] or own[3]: line.strip() for line in reversed(lines) if (own := _OWN_LOCAL.match(line))}
+    addresses = by_local_part(view) if local else {}
+    drafts = []
+    for name, details in local:
+        expanded = _EXPANDED_FROM.search(details)
+        mailbox = name if name[:1].isalnum() else expanded[1] if expanded else ""
+        recipient = mailbox if "@" in mailbox else addresses.get(mailbox.lower())
+        if recipient is None:
+            continue
+        found = _REASON.search(details)
+        reason = found[1].strip() if found else ""
+        if reason.isdigit():
+            ends = f"mailer error {reason}"
+            reason = next((line.strip() for line in lines if line.rstrip().endswith(ends)), reason)
+        said = own.get(name) or reason or (told_by(transcript, view.readers).diagnostic if alone else "")
+        drafts.append(Draft(recipient=recipient, diagnostic=said))
+    return drafts
 
 
 def _of_list(block: Block, spoken: list[Draft], transcript: str, view: View, *, alone: bool) -> Draft:

@@ -170,6 +170,61 @@ def test_exchange_recipient_by_name_ends_the_lines_of_the_last():
     ]
 
 
+BY_SENDMAIL = "   ----- The following addresses had permanent fatal errors -----\n{}\n   ----- Transcript of session follows -----\n{}"
+BY_FULL = "<b@example.com>\n    (reason: 552 5.2.2 <b@example.com>... Mailbox full)\n"
+REMOTE_FULL = "... while talking to mx.example.com.:\n>>> DATA\n<<< 552 5.2.2 <b@example.com>... Mailbox full\n554 5.0.0 Service unavailable\n"
+SENDMAIL_FULL = ("b@example.com", "552 5.2.2 <b@example.com>... Mailbox full")
+TO_ANN = "From: news@example.org\nTo: Ann <ann@example.com>, Bob <bob@example.net>\nSubject: Spring letter"
+
+SENDMAIL = [
+    pytest.param(
+        '"|/usr/local/bin/sort -x"\n    (reason: 2)\n    (expanded from: <ann@example.com>)\n', "sh: sort: not found\n554 5.3.0 unknown mailer error 2\n",
+        ("ann@example.com", "554 5.3.0 unknown mailer error 2"), id="program"),
+    pytest.param(
+        '"|/usr/local/bin/sort -x"\n    (reason: Can\'t create output)\n    (expanded from: <ann@example.com>)\n', '550 5.0.0 "|/usr/local/bin/sort -x"... Can\'t create output\n',
+        ("ann@example.com", '550 5.0.0 "|/usr/local/bin/sort -x"... Can\'t create output'), id="program-in-transcript"),
+    pytest.param(
+        '"|IFS=\' \' && exec \\"sort\\" || exit 75 #ann"\n    (reason: Broken pipe)\n    (expanded from: <ann@example.com>)\n', "",
+        ("ann@example.com", "Broken pipe"), id="quotes-in-program"),
+    pytest.param(
+        "/home/ann/archive\n    (reason: cannot create)\n    (expanded from: ann)\n", "",
+        ("ann@example.com", "cannot create"), id="file-of-local-alias"),
+    pytest.param(
+        ":include:/etc/mail/list\n    (reason: Cannot open /etc/mail/list: No such file)\n    (expanded from: <ann@example.com>)\n", "",
+        ("ann@example.com", "Cannot open /etc/mail/list: No such file"), id="include"),
+    pytest.param("ann\n    (reason: 550 5.1.1 User unknown)\n", "550 5.1.1 ann... User unknown\n", ("ann@example.com", "550 5.1.1 ann... User unknown"), id="local-name"),
+    pytest.param("<ann>\n", "550 5.1.1 <ann>... User unknown\n", ("ann@example.com", "550 5.1.1 <ann>... User unknown"), id="local-name-in-brackets"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("head", "said", "expected"), SENDMAIL)
+@pytest.mark.parametrize("first", [pytest.param(True, id="first"), pytest.param(False, id="last")])
+def test_sendmail_lists_programs_and_local_names_among_addresses(head, said, expected, first):
+    """Neither is lost, and neither lends its alias or its reason to the address above it."""
+    listed, session = (head + BY_FULL, said + REMOTE_FULL) if first else (BY_FULL + head, REMOTE_FULL + said)
+    report = parse_report(bounce(BY_SENDMAIL.format(listed, session), TO_ANN), READERS)
+    assert sorted((s.recipient, s.diagnostic) for s in report.statuses) == [expected, SENDMAIL_FULL]
+    assert {s.original_recipient for s in report.statuses} == {None}
+
+
+def test_sendmail_name_that_nobody_bears_is_no_recipient():
+    """A local name that the returned message was not sent to names nobody, and its reason belongs to nobody else."""
+    words = BY_SENDMAIL.format("<b@example.com>\ncarl\n    (reason: 550 5.1.1 User unknown)\n", "")
+    assert [
+        (recipient, diagnostic) for recipient, diagnostic in reasons(words, TO_ANN) if "unknown" in (diagnostic or "")
+    ] == []
+
+
+def test_sendmail_list_below_the_transcript_counts():
+    """Old versions put the list behind it; one that the transcript names does not hide the others."""
+    words = (
+        "   ----- Transcript of session follows -----\n550 5.1.1 <a@example.com>... User unknown\n"
+        "   ----- The following addresses had permanent fatal errors -----\n<a@example.com>\n"
+        "<b@example.com>\n    (reason: 552 5.2.2 Mailbox full)\n"
+    )
+    assert reasons(words) == [("a@example.com", "550 5.1.1 User unknown"), ("b@example.com", "552 5.2.2 Mailbox full")]
+
+
 HOSTILE = {
     "domino": BY_DOMINO + "was not delivered to:\n" * 20_000 + "because:\n a@example.com",
     "domino-because": BY_DOMINO + "was not delivered to:\na@example.com\nbecause:\n" * 4000,
@@ -180,6 +235,12 @@ HOSTILE = {
     "exchange-marks": BY_EXCHANGE.format("", "a@b\nx #<x #5.1.1 smtp;<<<<\n" * 3000),
     "exchange-brackets": BY_EXCHANGE.format("", "a@b\n#<x #5.1.1 smtp;" + "<>" * 30_000),
     "exchange-dates": BY_EXCHANGE.format("", "a@b on 1 Mar 09:01\n\nx on" + " on" * 30 + " 9:0\n\n" * 600),
+    "sendmail-names": BY_SENDMAIL.format("ann\n(" * 10_000, "550 ann... x\n" * 3000),
+    "sendmail-programs": BY_SENDMAIL.format('"|' + '|"' * 30_000, '550 "|' + '"...' * 10_000),
+    "sendmail-numbers": BY_SENDMAIL.format("ann\n(reason: 2)\n" * 3000, "mailer error 3\n" * 2500),
+    "sendmail-details": BY_SENDMAIL.format("ann\n" + "(expanded from: (reason: " * 2000, ""),
+    "sendmail-sections": BY_SENDMAIL.format("", "-- the following addresses --\n" * 2000),
+    "sendmail-dashes": BY_SENDMAIL.format("", "-- the following addresses " + "-" * 50_000),
     "zoho": BY_ZOHO + "a@example.com, ERROR CODE :" * 20_000,
     "zoho-lines": BY_ZOHO + "a@example.com, ERROR CODE :550\nb@example.com, x\n" * 10_000,
     "zoho-blanks": BY_ZOHO + "a@example.com" + " " * 60_000 + "ERROR CODE :",
@@ -190,5 +251,5 @@ HOSTILE = {
 def test_hostile_words_are_read_in_time(words):
     """Repeating a layout's marks costs no more than reading it: well below a second, where quadratic search takes many."""
     start = time.process_time()
-    parse_report(bounce(words), READERS)
+    parse_report(bounce(words, "To: " + "ann@example.com, " * 4000), READERS)
     assert time.process_time() - start < 2
