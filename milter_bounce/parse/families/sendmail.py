@@ -20,7 +20,7 @@ import re
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from milter_bounce import limits
-from milter_bounce.delivery import Action
+from milter_bounce.delivery import Action, EnhancedStatus
 from milter_bounce.parse.address import ADDRESS, clean, same
 from milter_bounce.parse.blocks import BLOCKS_LIMIT, read_blocks
 from milter_bounce.parse.draft import Draft
@@ -203,9 +203,12 @@ def _draft(address: str, code: str | None, text: str, session: _Session, readers
         # "554 <a@b>... 550 Host unknown": the inner code is the cause
         inner = re.match(r"[45][0-9][0-9][ -]", text)
         diagnostic, speaker = (text if inner or not code else f"{code}{text}"), None
+    # where the remote reply has no status, Sendmail's own line states what it took the code for, as its Status field does
+    stated = EnhancedStatus.from_text((code or "")[4:].strip()) if session.reply else None
     return Draft(
         recipient=address,
         action=Action.FAILED,
+        status=stated if stated and str(stated)[:1] == diagnostic[:1] else None,
         diagnostic=diagnostic.strip(),
         diagnostic_type=speaker,
         command=session.verb if session.reply else command_in(text, readers),

@@ -225,6 +225,23 @@ def test_sendmail_list_below_the_transcript_counts():
     assert reasons(words) == [("a@example.com", "550 5.1.1 User unknown"), ("b@example.com", "552 5.2.2 Mailbox full")]
 
 
+@pytest.mark.parametrize(
+    ("remote", "own", "expected"),
+    [
+        pytest.param("550 Unknown", "550 5.1.1", "5.1.1", id="own-alone"),
+        pytest.param("550 5.2.1 Unknown", "550 5.1.1", "5.2.1", id="remote-first"),
+        pytest.param("450 Try later", "550 5.1.1", None, id="another-class"),
+        pytest.param("550 Unknown", "550", None, id="neither"),
+    ],
+)
+def test_sendmail_states_the_status_that_the_remote_reply_lacks(remote, own, expected):
+    """Its own line says in words what its Status field says in a standard report."""
+    words = BY_SENDMAIL.format(
+        "<a@example.com>\n", f">>> RCPT To:<a@example.com>\n<<< {remote}\n{own} <a@example.com>... User unknown\n"
+    )
+    assert [status for _, status, _, _ in told(words)] == [expected]
+
+
 HOSTILE = {
     "domino": BY_DOMINO + "was not delivered to:\n" * 20_000 + "because:\n a@example.com",
     "domino-because": BY_DOMINO + "was not delivered to:\na@example.com\nbecause:\n" * 4000,
