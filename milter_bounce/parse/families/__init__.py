@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from . import exchange, google, notes, sendmail, zoho
+from . import exchange, google, groupwise, notes, sendmail, zoho
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 OWN_LAYOUT: Final[dict[str, Callable[[View], list[Draft]]]] = {
     "exchange": exchange.read,
     "google-groups": google.read,
+    "groupwise": groupwise.read,
     "notes": notes.read,
     "sendmail": sendmail.read,
     "zoho": zoho.read,

@@ -174,7 +174,7 @@ BY_SENDMAIL = "   ----- The following addresses had permanent fatal errors -----
 BY_FULL = "<b@example.com>\n    (reason: 552 5.2.2 <b@example.com>... Mailbox full)\n"
 REMOTE_FULL = "... while talking to mx.example.com.:\n>>> DATA\n<<< 552 5.2.2 <b@example.com>... Mailbox full\n554 5.0.0 Service unavailable\n"
 SENDMAIL_FULL = ("b@example.com", "552 5.2.2 <b@example.com>... Mailbox full")
-TO_ANN = "From: news@example.org\nTo: Ann <ann@example.com>, Bob <bob@example.net>\nSubject: Spring letter"
+TO_ANN = "Received: by mx.example.org; Fri, 6 Mar 2026 09:00:00 +0000\nFrom: news@example.org\nTo: Ann <ann@example.com>, Bob <bob@example.net>\nSubject: Spring letter"
 
 SENDMAIL = [
     pytest.param(
@@ -242,6 +242,32 @@ def test_sendmail_states_the_status_that_the_remote_reply_lacks(remote, own, exp
     assert [status for _, status, _, _ in told(words)] == [expected]
 
 
+BY_GROUPWISE = "The message that you sent was undeliverable to the following:\n{}"
+WITH_SESSION = "The attached file had the following undeliverable recipient(s):\n{}\nTranscript of session follows:\n\t550 5.1.1 No such user\n"
+
+GROUPWISE = [
+    pytest.param(BY_GROUPWISE.format("\tann (user not found)\n\tb@example.com (mailbox full)\n"), [("ann@example.com", "(user not found)"), ("b@example.com", "(mailbox full)")], id="name-first"),
+    pytest.param(BY_GROUPWISE.format("\tb@example.com (mailbox full)\n\tann (user not\n\tfound)\n"), [("b@example.com", "(mailbox full)"), ("ann@example.com", "(user not found)")], id="name-last-and-folded"),
+    pytest.param(BY_GROUPWISE.format("\tann (ann@example.com) user not found\n\tb@example.com (mailbox full)\n"), [("ann@example.com", "user not found"), ("b@example.com", "(mailbox full)")], id="name-and-address"),
+    pytest.param(BY_GROUPWISE.format("\tcarl (user not found)\n\tb@example.com (mailbox full)\n\tcarla (user not found)\n"), [("b@example.com", "(mailbox full)")], id="names-not-written-to"),
+    pytest.param(BY_GROUPWISE.format("\tann (550 5.1.1 User not found)\n\tbob (mailbox full)\n"), [("ann@example.com", "550 5.1.1 User not found"), ("bob@example.net", "(mailbox full)")], id="two-names"),
+    pytest.param(WITH_SESSION.format("\tann\n\tb@example.com\n"), [("ann@example.com", "550 5.1.1 No such user"), ("b@example.com", "550 5.1.1 No such user")], id="session-below"),
+    pytest.param(WITH_SESSION.format("\tann\n\tb@example.com (mailbox full)\n"), [("ann@example.com", "550 5.1.1 No such user"), ("b@example.com", "(mailbox full)")], id="session-below-a-reason"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("words", "expected"), GROUPWISE)
+def test_groupwise_names_its_own_recipients_without_domain(words, expected):
+    """The returned To completes the name where one address has it; an unknown name lends its reason to nobody."""
+    assert reasons(words, TO_ANN) == expected
+
+
+def test_groupwise_name_that_two_addresses_bear_is_not_completed():
+    """Nobody knows which of them failed."""
+    words = BY_GROUPWISE.format("\tann (user not found)\n\tb@example.com (mailbox full)\n")
+    assert reasons(words, f"{TO_ANN}\nCc: ann@example.net") == [("b@example.com", "(mailbox full)")]
+
+
 HOSTILE = {
     "domino": BY_DOMINO + "was not delivered to:\n" * 20_000 + "because:\n a@example.com",
     "domino-because": BY_DOMINO + "was not delivered to:\na@example.com\nbecause:\n" * 4000,
@@ -258,6 +284,10 @@ HOSTILE = {
     "sendmail-details": BY_SENDMAIL.format("ann\n" + "(expanded from: (reason: " * 2000, ""),
     "sendmail-sections": BY_SENDMAIL.format("", "-- the following addresses --\n" * 2000),
     "sendmail-dashes": BY_SENDMAIL.format("", "-- the following addresses " + "-" * 50_000),
+    "groupwise-names": BY_GROUPWISE.format("\tann (user not found\n" * 3000),
+    "groupwise-reason": BY_GROUPWISE.format("\tann (x\n" + "going on and on\n" * 4000),
+    "groupwise-lists": "undeliverable to the following:\n" * 2000,
+    "groupwise-blanks": BY_GROUPWISE.format("\tann" + " " * 50_000 + "("),
     "zoho": BY_ZOHO + "a@example.com, ERROR CODE :" * 20_000,
     "zoho-lines": BY_ZOHO + "a@example.com, ERROR CODE :550\nb@example.com, x\n" * 10_000,
     "zoho-blanks": BY_ZOHO + "a@example.com" + " " * 60_000 + "ERROR CODE :",
