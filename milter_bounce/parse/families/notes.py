@@ -61,9 +61,12 @@ def corrected(draft: Draft, view: View) -> None:
     sender wrote.
     """
     told = read(view)
-    if len(told) != 1 or not draft.recipient or not told[0].recipient:
+    name = (draft.recipient or "").partition("@")[0].lower()
+    named = [t for t in told if t.recipient and t.recipient.partition("@")[0].lower() == name]
+    told = named if len(told) > 1 else told
+    if len(told) != 1 or not draft.recipient:
         return
-    if told[0].recipient.partition("@")[0].lower() == draft.recipient.partition("@")[0].lower():
+    if named:
         draft.recipient = told[0].recipient
     if told[0].diagnostic.split() and "".join(draft.diagnostic.split()).startswith(
         "".join(told[0].diagnostic.split())[:40]

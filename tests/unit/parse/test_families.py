@@ -76,6 +76,26 @@ def test_domino_record_ends_at_the_next(words, expected):
     assert (found if isinstance(expected[0], tuple) else [recipient for recipient, _ in found]) == expected
 
 
+def test_domino_fields_are_corrected_by_their_own_record():
+    """Where the words hold several records, the one about the same name has what the sender wrote."""
+    words = "".join(
+        f"was not delivered to:\n\n  {name}@example.com\n\nbecause:\n\n  {reason}\n\n"
+        for name, reason in (("b", "Database is full"), ("a", "User a (a@example.com) not listed in Domino Directory"))
+    )
+    message = (
+        f"Return-Path: <>\nFrom: {FROM}\nTo: news@example.org\nSubject: DELIVERY FAILURE\n"
+        'Content-Type: multipart/report; report-type=delivery-status; boundary="b"\n\n'
+        f"--b\n\n{BY_DOMINO}{words}\n--b\nContent-Type: message/delivery-status\n\nReporting-MTA: dns; hub.example.net\n\n"
+        "Final-Recipient: rfc822; a@inner.example.net\nAction: failed\nStatus: 5.1.1\n"
+        "Diagnostic-Code: X-Notes; User a (a@example.com) not listed in Domino Dir\n ectory\n\n--b--\n"
+    )
+    status = parse_report(message.encode(), READERS).statuses[0]
+    assert (status.recipient, status.diagnostic) == (
+        "a@example.com",
+        "User a (a@example.com) not listed in Domino Directory",
+    )
+
+
 ZOHO = [
     pytest.param(
         "a@example.com, ERROR CODE :550 - 5.1.1 User unknown\nb@example.com, ERROR CODE :552 - 5.2.2 Mailbox full\n",
