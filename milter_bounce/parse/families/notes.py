@@ -42,6 +42,8 @@ def read(view: View) -> list[Draft]:
         ends = [section.start() for section in sections[1:]] + [len(words)]
         return [d for section, end in zip(sections, ends, strict=True) for d in _by_address(words, section.end(), end)]
     heads = list(islice(_DELIVERED_TO.finditer(words), RECORDS_LIMIT))
+    if not heads:
+        return []
     ends = [head.start() for head in heads[1:]] + [len(words)]
     drafts: list[Draft] = []
     for head, end in zip(heads, ends, strict=True):
