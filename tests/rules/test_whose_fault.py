@@ -1,0 +1,48 @@
+"""Words that convict where they mean the recipient, said of somebody else: no address is suppressed for them."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import pytest
+
+from milter_bounce.system.rulefiles import load_rules, status_of
+
+
+@lru_cache(maxsize=1)
+def shipped():
+    return load_rules()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("550 This machine will not accept messages with a missing Date", id="a-clause-limits-it"),
+        pytest.param("550 5.7.1 The server does not process mail over 20 recipients", id="a-number-limits-it"),
+        pytest.param("554 5.7.1 Peer hostname could not be resolved", id="peer"),
+        pytest.param("550 unknown host: 203.0.113.9", id="address-after-host"),
+        pytest.param("550 203.0.113.9: host unknown", id="address-before-host"),
+        pytest.param("550 5.7.25 Domain does not exist", id="reverse-dns-status"),
+        pytest.param("550 5.7.1 Domain unknown", id="policy-status"),
+        pytest.param("550 Hyperlink leads to a host that does not exist", id="link"),
+        pytest.param("554 bad domain in Message-ID", id="header"),
+        pytest.param("550 The domain news.example.com is not enabled for sending", id="domain-that-sends"),
+        pytest.param("550 No mail exchanger available for your own domain", id="your-domain"),
+    ],
+)
+def test_a_domain_is_convicted_only_where_the_mail_was_to_go(text):
+    assert shipped().classify(status_of(text)).advice != "suppress"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("550 Our machine does not accept mail", id="whole-host"),
+        pytest.param("550 5.1.2 <ann@example.org>: domain not found", id="domain"),
+        pytest.param("550 We could not send your message: Host unknown", id="words-before"),
+        pytest.param("550 5.7.1 <ann@example.org>: Recipient address rejected: Domain not found", id="policy-status"),
+    ],
+)
+def test_a_dead_domain_is_still_convicted(text):
+    verdict = shipped().classify(status_of(text))
+    assert (verdict.category, verdict.advice) == ("invalid-domain", "suppress")
