@@ -46,3 +46,20 @@ def test_a_domain_is_convicted_only_where_the_mail_was_to_go(text):
 def test_a_dead_domain_is_still_convicted(text):
     verdict = shipped().classify(status_of(text))
     assert (verdict.category, verdict.advice) == ("invalid-domain", "suppress")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("550 5.2.1 Your account with us is closed, see your network administrator", id="advice-after"),
+        pytest.param("550 Your starter plan has expired", id="plan"),
+        pytest.param("550 5.1.1 Authenticated user unknown or disabled", id="authenticated"),
+        pytest.param("525 5.2.1 mailbox disabled", id="525"),
+        pytest.param("535 5.1.1 Postfach unbekannt", id="535-in-another-language"),
+        pytest.param("550 The login you are using is deactivated", id="using"),
+        pytest.param("550 Sending user terminated", id="sending-user"),
+        pytest.param("550 Account inactive: pay the invoice to resume sending", id="resume-sending"),
+    ],
+)
+def test_our_own_closed_account_is_no_dead_mailbox(text):
+    assert shipped().classify(status_of(text)).advice != "suppress"
