@@ -63,3 +63,24 @@ def test_a_dead_domain_is_still_convicted(text):
 )
 def test_our_own_closed_account_is_no_dead_mailbox(text):
     assert shipped().classify(status_of(text)).advice != "suppress"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param(
+            "550 5.1.1 <ann@example.org>: Recipient address rejected: undeliverable address: host a[192.0.2.3] refused to talk to me: 521 go away",
+            id="gateway-refused",
+        ),
+        pytest.param("550 5.1.1 user rejected: connection reset by backend", id="connection"),
+        pytest.param("550 Callout for ann@example.org rejected; response to MAIL FROM was 550", id="callout-before-rcpt"),
+    ],
+)
+def test_a_probe_that_failed_convicts_nobody(text):
+    assert shipped().classify(status_of(text)).advice != "suppress"
+
+
+@pytest.mark.parametrize("word", ["unverified", "undeliverable"])
+def test_a_probe_that_was_answered_convicts(word):
+    text = f"550 5.1.1 <ann@example.org>: Recipient address rejected: {word} address: host a[192.0.2.3] said: 550 no such mailbox"
+    assert shipped().classify(status_of(text)).advice == "suppress"
