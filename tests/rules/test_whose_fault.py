@@ -84,3 +84,20 @@ def test_a_probe_that_failed_convicts_nobody(text):
 def test_a_probe_that_was_answered_convicts(word):
     text = f"550 5.1.1 <ann@example.org>: Recipient address rejected: {word} address: host a[192.0.2.3] said: 550 no such mailbox"
     assert shipped().classify(status_of(text)).advice == "suppress"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("550 Submission service is disabled for this account", id="submission"),
+        pytest.param("550 Sending mail is switched off for this user", id="sending"),
+        pytest.param("550 Delivery from outside is disabled for this mailbox", id="from-outside"),
+        pytest.param("550 Mail delivery is stopped for this mailbox until Monday", id="for-now"),
+        pytest.param("550 bogus address in your From field", id="bogus-sender"),
+        pytest.param("550 Your mailbox is missing", id="your-mailbox"),
+        pytest.param("501 Invalid RCPT TO syntax", id="command"),
+        pytest.param("550 The recipient's server was shut down", id="server"),
+    ],
+)
+def test_rare_words_for_a_dead_address_are_read_of_the_recipient_alone(text):
+    assert shipped().classify(status_of(text)).advice != "suppress"
