@@ -73,7 +73,9 @@ def test_our_own_closed_account_is_no_dead_mailbox(text):
             id="gateway-refused",
         ),
         pytest.param("550 5.1.1 user rejected: connection reset by backend", id="connection"),
-        pytest.param("550 Callout for ann@example.org rejected; response to MAIL FROM was 550", id="callout-before-rcpt"),
+        pytest.param(
+            "550 Callout for ann@example.org rejected; response to MAIL FROM was 550", id="callout-before-rcpt"
+        ),
     ],
 )
 def test_a_probe_that_failed_convicts_nobody(text):
