@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from . import limits
+from .escape import printable as printable  # noqa: PLC0414 - all rooms know it by this place
 
 if TYPE_CHECKING:
     from datetime import datetime, timedelta
@@ -413,35 +413,6 @@ def annotation(verdict: Classification, was: EnhancedStatus | None = None) -> st
 def strip_annotation(text: str) -> str:
     """Return `text` without the annotations of our own status filter, so that the original is what is judged."""
     return _ANNOTATION.sub("", text) if "[class=" in text else text
-
-
-TEXT_LIMIT: Final = limits.LOGGED_TEXT
-
-_NAMED: Final = {"\n": "\\n", "\r": "\\r", "\t": "\\t", "\\": "\\\\"}
-
-
-def _escaped(character: str) -> str:
-    """Return a character as it may stand in a line; what a terminal or a pager acts on becomes an escape."""
-    if character in _NAMED:
-        return _NAMED[character]
-    if character.isprintable():
-        return character
-    code = ord(character)
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
-
-
-def printable(text: str, limit: int = TEXT_LIMIT) -> str:
-    """Return `text` as one line that can do no harm in a log, a header or a terminal.
-
-    Control characters, line separators, bidirectional controls and lone
-    surrogates come out as backslash escapes; a text longer than `limit`
-    characters is cut and ends in ``...``. This is the one place where outside
-    text is made safe for a line.
-    """
-    cut = text[: limit + 1]
-    if not cut.isprintable() or "\\" in cut:
-        cut = "".join(map(_escaped, cut))
-    return cut if len(cut) <= limit else cut[: limit - 3] + "..."
 
 
 def _quoted(text: str) -> str:

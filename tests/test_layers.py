@@ -13,6 +13,7 @@ PACKAGE = ROOT / "milter_bounce"
 MAY_IMPORT = {
     "delivery": set(),
     "limits": set(),
+    "escape": set(),
     "verdict": {"delivery"},
     "parse": {"delivery", "verdict", "parse"},
     "decide": {"delivery", "verdict", "decide"},
@@ -30,7 +31,7 @@ HANDS = {
     "spf", "sqlite3", "subprocess", "sys", "tempfile", "threading", "time", "urllib.request", "valkey", "zstandard",
     "concurrent", "rich", "click",
 }  # fmt: skip
-PURE = {"delivery", "limits", "verdict", "parse", "decide", "protocol", "pipeline"}
+PURE = {"delivery", "escape", "limits", "verdict", "parse", "decide", "protocol", "pipeline"}
 CLOCK_CALLS = {"now", "utcnow", "today"}
 
 
@@ -61,7 +62,7 @@ def faults(path: Path, source: str) -> list[str]:
         if name.startswith("milter_bounce."):
             target = name.split(".")[1]
             if (
-                target not in MAY_IMPORT[room] | {"limits"}
+                target not in MAY_IMPORT[room] | {"escape", "limits"}
                 and (PACKAGE / target).exists() | (PACKAGE / f"{target}.py").exists()
             ):
                 bad.append(f"{path.name}:{line}: {room} imports {target}")

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from milter_bounce import limits
+from milter_bounce.escape import json_line
 from milter_bounce.system.rulefiles import status_of
 from milter_bounce.verdict import printable, verdict_fields
 
-from ._json import json_line
 from ._rules import loaded_rules
 from ._state import quiet_pipe
 

@@ -26,13 +26,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from milter_bounce.escape import json_line
 from milter_bounce.parse.readers import ReadersError
 from milter_bounce.system.mailfiles import found_in, mails_of
 from milter_bounce.system.memory import settle
 from milter_bounce.system.readers import ReportReader, ReportRules, load_readers
 from milter_bounce.verdict import printable, stamp, status_fields
 
-from ._json import json_line
 from ._rules import Refusal, loaded_rules, unreadable
 from ._state import quiet_pipe
 
