@@ -19,11 +19,15 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from . import limits
-from .verdict import CATEGORIES, printable
+from .escape import harmless, printable
+from .verdict import CATEGORIES
 
 
 class ConfigError(Exception):
-    """A configuration that cannot be used; its text is one line: file, key, value, remedy."""
+    """A configuration that cannot be used; its text is one line, safe for a terminal: file, key, value, remedy."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(harmless(text))
 
 
 def _socket(value: str) -> str:
@@ -39,7 +43,9 @@ Socket = Annotated[str, AfterValidator(_socket)]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
 
 class MilterSection(_Section):
@@ -140,7 +146,9 @@ class AdviceSection(_Section):
     for connection, DNS, TLS and system errors and busy mailboxes. Greylisting is retried in minutes by both."""
 
     categories: dict[
-        Annotated[str, AfterValidator(_category)], Annotated[tuple[float, float], AfterValidator(_minutes)]
+        Annotated[str, AfterValidator(_category)],
+        # TOML has arrays, not tuples; the numbers in them stay strict
+        Annotated[tuple[float, float], Field(strict=False), AfterValidator(_minutes)],
     ] = {}
     """A category's own first retry: { mailbox-full = [240, 480] } draws it between 240 and 480 minutes."""
 

@@ -115,6 +115,14 @@ def test_no_number_is_endless_or_absurd(model, name, value):
         model.model_validate({name: value})
 
 
+@pytest.mark.parametrize(("model", "name"), list(numbers()))
+@pytest.mark.parametrize("value", [True, False, "1", "1.0"])
+def test_number_is_a_number(model, name, value):
+    """TOML has types: neither a boolean nor a string stands for a number, in any option."""
+    with pytest.raises(config.ValidationError):
+        model.model_validate({name: value})
+
+
 @pytest.mark.parametrize(
     "text",
     [
