@@ -32,7 +32,7 @@ FACILITY_MAIL: Final = 2 << 3
 SEVERITY: Final = {"info": 6, "warning": 4, "error": 3, "notice": 5}
 
 CHOOSE_AGAIN_S: Final = 5.0
-"""Seconds between two looks at where lines should go."""
+"""Seconds between two looks at where lines should go, while they go where they should."""
 
 SEND_S: Final = 0.5
 """Seconds that one line waits for room in a socket; only ``maillog``'s own thread ever waits so long."""
@@ -73,7 +73,7 @@ class LogOutput:
         """``postlog``, ``syslog``, ``stdout`` or ``file``."""
 
     def _choose(self) -> str:
-        """Return where lines go; Postfix may start after us, so "auto" asks again from time to time."""
+        """Return where lines go; Postfix may start after us, so "auto" asks again."""
         if self._settings.output != "auto":
             return self._settings.output
         if _has_maillog_file(Path(self._settings.queue_directory)):
@@ -86,7 +86,9 @@ class LogOutput:
         Raises:
             UnwritableError: the first never will be, and none was taken.
         """
-        if self._failing or time.monotonic() - self._chosen > CHOOSE_AGAIN_S:
+        # while Postfix's own log is not there each turn looks for it: one access(2), and no line more goes elsewhere
+        waits = self._settings.output == "auto" and self.kind != "postlog"
+        if waits or self._failing or time.monotonic() - self._chosen > CHOOSE_AGAIN_S:
             self._choose_again()
         if self.kind == "file":
             return self._try(self._append, lines)

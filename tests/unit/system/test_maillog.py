@@ -62,6 +62,18 @@ def test_auto_falls_back_to_standard_output(tmp_path, capsys):
     assert capsys.readouterr().out == f"milter-bounce/logd[{os.getpid()}]: hello\n"
 
 
+def test_auto_finds_a_postfix_that_starts_after_us_at_the_next_line(tmp_path, listener, capsys):
+    """Not one line more goes to standard output once Postfix's own log is there."""
+    log = MailLog(LogSection(queue_directory=str(tmp_path), syslog_socket=str(tmp_path / "none")), "milterd")
+    assert log.line("before")
+    assert log.flush()
+    server = listener(tmp_path / "public" / "postlog")
+    assert log.line("after")
+    assert server.recv(4096).decode().endswith(": after")
+    assert log.close()
+    assert capsys.readouterr().out.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     "text",
     [
