@@ -8,6 +8,7 @@ Whatever fails - the store, the rules, a bug - ends in "no opinion", and mail fl
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -24,9 +25,10 @@ from milter_bounce.decide.answer import (
     GateSwitches,
 )
 from milter_bounce.decide.release import Probes
+from milter_bounce.escape import harmless
 from milter_bounce.parse.postfix_filter import FilterQuestion, read_filter_question
 from milter_bounce.protocol import memcache, policy, socketmap
-from milter_bounce.verdict import GATE_MARK, KEEP, AdviceKind, Standing, printable
+from milter_bounce.verdict import GATE_MARK, KEEP, AdviceKind, Standing, printable, strip_annotation
 
 from .due import Awaited
 from .sqlite_rows import folded
@@ -41,6 +43,9 @@ if TYPE_CHECKING:
 
 
 TEXTS_KEPT: Final = limits.TEXTS_KEPT
+
+_REMOTE_WORDS: Final = re.compile(" said: | refused to talk to me: ")
+"""How Postfix goes over to what a remote MTA said."""
 
 Q = TypeVar("Q")
 
@@ -268,7 +273,7 @@ class Answers:
         sender, recipient = attributes.get("sender", ""), attributes.get("recipient", "")
         if not powers.enforce or not powers.refuse or not sender or not recipient:
             return None
-        if attributes.get("protocol_state", "RCPT") not in {"RCPT", "DATA", "END-OF-MESSAGE"}:
+        if attributes.get("request") != "smtpd_access_policy" or attributes.get("protocol_state") != "RCPT":
             return None
         if sender in powers.allow_senders or recipient in powers.allow_recipients:
             return None
@@ -297,9 +302,19 @@ class Answers:
                 f"filter: corrected={question.code}->{answer.status}, class={verdict.class_}, "
                 f'category={verdict.category}, rule={verdict.rule}, text="{printable(question.text)}"'
             )
-        return answers.filtered(question.code, question.text, verdict, answer, annotate=powers.annotate)
+        if answer.keep and _is_annotated(key):
+            return None
+        told = answers.filtered(question.code, question.text, verdict, answer, annotate=powers.annotate)
+        return None if told is None else harmless(told)
+
+
+def _is_annotated(text: str) -> bool:
+    """Return whether our annotation stands in a status text already, in front of anything that a remote MTA said."""
+    before = _REMOTE_WORDS.split(text, 1)[0]
+    return strip_annotation(before) != before
 
 
 def _judge(text: str, rules: Rules) -> tuple[FilterQuestion, Classification] | None:
-    question = read_filter_question(text)
+    """Return what is asked and what it means; an annotation that came back is no part of it."""
+    question = read_filter_question(strip_annotation(text))
     return None if question is None else (question, rules.classify(question.status))

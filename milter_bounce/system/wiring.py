@@ -346,7 +346,10 @@ def _questions(settings: Settings) -> Iterator[Finding]:
     questions = {
         "gate": (f"get {CHECK_ADDRESS}\r\n".encode(), b"VALUE "),
         "filter": (_netstring(f"status {CHECK_STATUS}"), b":OK 4.3.0 "),
-        "policy": (f"request=smtpd_access_policy\nrecipient={CHECK_ADDRESS}\n\n".encode(), b"action=DUNNO"),
+        "policy": (
+            f"request=smtpd_access_policy\nprotocol_state=RCPT\nrecipient={CHECK_ADDRESS}\n\n".encode(),
+            b"action=DUNNO",
+        ),
     }
     for area, address in _addresses(settings):
         if area not in questions or (address.startswith("unix:") and not Path(address.removeprefix("unix:")).exists()):

@@ -17,7 +17,9 @@ FULL = "status 5.2.2 host mx.example.net[192.0.2.9] said: 552 5.2.2 mailbox full
 
 
 def submission(recipient, sender="a@example.org"):
-    return Request({"protocol_state": "RCPT", "sender": sender, "recipient": recipient})
+    return Request(
+        {"request": "smtpd_access_policy", "protocol_state": "RCPT", "sender": sender, "recipient": recipient}
+    )
 
 
 def status(text):
@@ -42,6 +44,43 @@ def test_advise_with_annotation_changes_no_code():
         status(FULL)
     )
     assert answers.on_socketmap(status("status 2.0.0 250 2.0.0 Ok")) == NOTFOUND
+
+
+OURS = "[class=soft category=mailbox-full advice=retry rule=over-quota was=5.2.2]"
+SAID = "host mx.example.net[192.0.2.9] said: 452 4.2.2 mailbox full (in reply to RCPT TO command)"
+
+
+@pytest.mark.parametrize("before", ["", "delivery temporarily suspended: "])
+def test_annotated_text_is_not_annotated_again(before):
+    """A text that came back with our annotation in front stays as it is; Postfix repeats a deferral's text itself."""
+    answers = make_answers(settings=from_values({"answer": {"annotate": True}}, "test"))
+    assert answers.on_socketmap(status(f"status 4.2.2 {before}{OURS} {SAID}")) == NOTFOUND
+
+
+def test_annotation_in_a_remote_reply_is_not_doubled():
+    """Inside a remote MTA's words it is that one's, or forged: ours stands in front, and there is one."""
+    answers = make_answers(settings=from_values({"answer": {"annotate": True}}, "test"))
+    answer = answers.on_socketmap(status("status 4.2.2 " + SAID.replace("mailbox", f"{OURS} mailbox"))).decode()
+    assert answer.count("[class=") == 1
+    assert "was=" not in answer
+    assert answer.endswith(f" rule=over-quota] {SAID},")
+
+
+def test_annotated_text_is_corrected_as_any_other():
+    """A text annotated in mode advise that mode enforce corrects bears the new annotation alone."""
+    answer = make_answers().on_socketmap(status(f"status 5.2.2 {OURS.replace(' was=5.2.2', '')} {SAID}")).decode()
+    assert answer.count("[class=") == 1
+    assert ":OK 4.2.2 [class=" in answer
+    assert " was=5.2.2] host " in answer
+
+
+def test_control_characters_are_escaped_in_what_the_filter_answers():
+    """What a remote MTA said cannot steer a terminal through the text that we hand back; all else is as it was."""
+    answers = make_answers(settings=from_values({"answer": {"annotate": True}}, "test"))
+    said = SAID.replace("full", "full\x1b[31m\r\n\x07\x7f\x9b\u202e C:\\x \xe9 <a>")
+    answer = answers.on_socketmap(status(f"status 4.2.2 {said}")).decode()
+    assert answer.isprintable()
+    assert r"full\x1b[31m\r\n\x07\x7f\x9b\u202e C:\x é <a> (in reply to RCPT TO command)" in answer
 
 
 def test_store_that_fails_lets_everything_pass_and_is_told_once():
@@ -95,12 +134,21 @@ def test_allowed_sender_is_never_refused():
     assert answers.on_socketmap(Query("compat", "q;1;a@example.org;gone@example.com")) == NOTFOUND
 
 
-@pytest.mark.parametrize("state", ["CONNECT", "EHLO", "MAIL", "VRFY", "ETRN"])
+@pytest.mark.parametrize("state", ["CONNECT", "EHLO", "MAIL", "DATA", "END-OF-MESSAGE", "VRFY", "ETRN", "rcpt", ""])
 def test_policy_service_refuses_at_the_recipient_only(state):
     """At any other step there is nobody to refuse, whatever attributes come along."""
     attributes = submission("gone@example.com").attributes
     assert make_answers().on_policy(Request(attributes)) != DUNNO
     assert make_answers().on_policy(Request({**attributes, "protocol_state": state})) == DUNNO
+
+
+@pytest.mark.parametrize("name", ["request", "protocol_state"])
+@pytest.mark.parametrize("value", [None, "junk_policy"])
+def test_policy_service_has_no_opinion_on_other_requests(name, value):
+    """Only Postfix's own request at RCPT is answered (DESIGN.md section 2); who asks otherwise gets no opinion."""
+    attributes = dict(submission("gone@example.com").attributes)
+    attributes.pop(name)
+    assert make_answers().on_policy(Request({**attributes, **({name: value} if value else {})})) == DUNNO
 
 
 def test_gate_gives_up_the_message_that_was_asked_for_and_no_other():
