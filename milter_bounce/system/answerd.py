@@ -19,7 +19,8 @@ SIGNALS
 
 DIAGNOSTICS
     One warning when the store cannot be read, one line when it can again; a line for each correction and each probe.
-    Exit status 0 after TERM, 1 when a socket cannot be had, 2 for a wrong configuration (one line).
+    Exit status 0 after TERM, 1 when a socket cannot be had, 2 for a wrong configuration, also where something else than
+    a socket stands at a socket's path (one line).
 
 LIMITS
     One event loop that waits for nothing: the store is read without waiting for locks, the DNS is never asked, log
@@ -40,6 +41,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import grp
 import resource
 import signal
 import sys
@@ -47,6 +49,7 @@ from typing import TYPE_CHECKING, Any
 
 from milter_bounce.config import ConfigError
 from milter_bounce.decide.rule_toml import RulesError
+from milter_bounce.escape import harmless
 from milter_bounce.protocol import memcache, policy, socketmap
 from milter_bounce.verdict import printable
 
@@ -61,9 +64,11 @@ from .queue import make_queue
 from .reloading import renewed, tell_at_start
 from .rulefiles import load_rules
 from .serve import Server, Service
-from .settings import load_settings
+from .settings import load_settings, name_of
+from .sockets import NoSocketError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     from milter_bounce.config import Settings
@@ -115,15 +120,17 @@ class Program:
         """Serve until TERM or INT.
 
         Raises:
+            NoSocketError: what stands in a socket's place is none.
             OSError: a socket cannot be had.
-            ConfigError: the user to become does not exist.
+            ConfigError: the user to become, or the group of the sockets, does not exist.
         """
+        _require_group(self.services, self._settings.answer.socket_group, self._config_path)
         stop, loop = asyncio.Event(), asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
         loop.add_signal_handler(signal.SIGHUP, self.hang_up)
         async with Server(self.services, self._settings.answer.socket_group, self._settings.user) as server:
-            drop_privileges(self._settings)
+            drop_privileges(self._settings, self._config_path)
             await server.accept()
             self._put_flusher_to_work(self._make_flusher(self._settings))
             settle()
@@ -193,6 +200,23 @@ class Program:
             flusher.start()
 
 
+def _require_group(services: Iterable[Service], group: str, config_path: Path | None) -> None:
+    """Tell a group that does not exist before any socket is made.
+
+    Raises:
+        ConfigError: one of the sockets is to be given to it.
+    """
+    if not group or not any(service.address.startswith("unix:") for service in services):
+        return
+    try:
+        grp.getgrnam(group)
+    except KeyError:
+        raise ConfigError(
+            f"{name_of(config_path)}: answer.socket_group = {group!r}: no such group; "
+            "name the one that the MTA's services run as, or leave it empty"
+        ) from None
+
+
 def _raise_descriptor_limit(wanted: int) -> None:
     """Let the process open as many sockets as its limits of connections need, as far as it may."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -208,11 +232,11 @@ def main(settings: Settings, config_path: Path | None = None, **_options: Any) -
     try:
         _raise_descriptor_limit(3 * settings.answer.connections + 100)
         asyncio.run(Program(settings, config_path, lines).serve())
-    except (ConfigError, RulesError) as error:
-        sys.stderr.write(f"milter-bounce answerd: {error}\n")
+    except (ConfigError, RulesError, NoSocketError) as error:
+        sys.stderr.write(f"milter-bounce answerd: {harmless(str(error))}\n")
         return 2
     except OSError as error:
-        sys.stderr.write(f"milter-bounce answerd: {error}\n")
+        sys.stderr.write(f"milter-bounce answerd: {harmless(str(error))}\n")
         return 1
     finally:
         lines.close()

@@ -488,7 +488,7 @@ def main(settings: Settings, config_path: Path | None = None, **_options: object
         ConfigError, RulesError: before anything is asked.
     """
     name = str(config_path or "milter-bounce.toml")
-    nanny.drop_privileges(settings)
+    nanny.drop_privileges(settings, config_path)
     setup = Setup(settings, name)
     log = MailLog(settings.log, "dnsd")
     store = make_store(settings.model_copy(update={"store": _patient(settings.store)}))

@@ -316,7 +316,7 @@ def main(settings: Settings, config_path: Path | None = None, *, events: bool = 
     Raises:
         ConfigError, RulesError: before anything is started.
     """
-    drop_privileges(settings)
+    drop_privileges(settings, config_path)
     daemon = Logd(settings, config_path, events=events)
     signal.signal(signal.SIGTERM, daemon.stop)
     signal.signal(signal.SIGINT, daemon.stop)

@@ -381,7 +381,7 @@ def main(settings: Settings, config_path: Path | None = None, *, events: bool = 
     """
     if not settings.milter.socket:
         raise ConfigError('milter.socket = "": milterd is switched off; name a socket, or do not start it')
-    nanny.drop_privileges(settings)
+    nanny.drop_privileges(settings, config_path)
     return nanny.supervise(
         lambda settings, orders: _serve(settings, config_path, orders, events=events, explain=explain),
         settings,

@@ -13,7 +13,6 @@ import contextlib
 import os
 import pwd
 import signal
-import stat
 import sys
 import time
 from collections.abc import Callable
@@ -24,7 +23,8 @@ from milter_bounce.config import ConfigError, Settings
 from milter_bounce.decide.rule_toml import RulesError
 
 from .heartbeat import EVERY_S, Heartbeat
-from .sockets import TAKEN, folder_remedy, listened
+from .settings import name_of
+from .sockets import TAKEN, NoSocketError, folder_remedy, listened, refuse_other
 
 if TYPE_CHECKING:
     from .maillog import MailLog
@@ -52,8 +52,10 @@ class SocketFault(Exception):  # noqa: N818 - a fault of the host, not of ours
     """A socket that cannot be had; the text names address and remedy."""
 
 
-def drop_privileges(settings: Settings) -> None:
+def drop_privileges(settings: Settings, config_path: Path | None = None) -> None:
     """Become settings.user when started as root; an empty user stays root (tests only).
+
+    `config_path` stands in errors.
 
     Raises:
         ConfigError: there is no such user, or it is not ours to become.
@@ -64,7 +66,8 @@ def drop_privileges(settings: Settings) -> None:
         entry = pwd.getpwnam(settings.user)
     except KeyError:
         raise ConfigError(
-            f"user = {settings.user!r}: no such user; adduser --system --group {settings.user}, or name another"
+            f"{name_of(config_path)}: user = {settings.user!r}: no such user; "
+            f"adduser --system --group {settings.user}, or name another"
         ) from None
     try:
         os.initgroups(settings.user, entry.pw_gid)
@@ -72,7 +75,8 @@ def drop_privileges(settings: Settings) -> None:
         os.setuid(entry.pw_uid)
     except PermissionError:  # a unit's filter or an empty CapabilityBoundingSet leaves root without the right
         raise ConfigError(
-            f"user = {settings.user!r}: root may not become it here; set User={settings.user} in the systemd unit"
+            f"{name_of(config_path)}: user = {settings.user!r}: root may not become it here; "
+            f"set User={settings.user} in the systemd unit"
         ) from None
 
 
@@ -85,15 +89,14 @@ def clear_socket(path: str) -> None:
     """
     folder = Path(path).parent
     try:
-        kind = os.lstat(path).st_mode
-        if not stat.S_ISSOCK(kind):
-            raise ConfigError(f"{path}: is no socket; remove it or name another")
+        refuse_other(Path(path))
         if listened(Path(path)):
             raise SocketFault(f"{path}: {TAKEN}")
         Path(path).unlink(missing_ok=True)
-    except FileNotFoundError:
         if not folder.is_dir():
-            raise SocketFault(f"{path}: its folder is missing; {folder_remedy(folder)}") from None
+            raise SocketFault(f"{path}: its folder is missing; {folder_remedy(folder)}")
+    except NoSocketError as error:
+        raise ConfigError(str(error)) from None
     except PermissionError as error:
         raise SocketFault(f"{path}: {error.strerror}; {folder_remedy(folder)}") from None
 

@@ -7,7 +7,7 @@ Limits: connections per socket; a question that has begun must end within
 `request_s`, a silent connection is closed after `idle_s`; a client that asks
 and never reads is not read from any more. Whoever is closed gets "no opinion"
 by the MTA's own rules. A socket that another program listens on is never taken
-from it; a unix socket of ours that vanished is made again at the next sweep.
+from it, and what is no socket is never replaced; a unix socket of ours that vanished is made again at the next sweep.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, Self
 from milter_bounce import limits
 from milter_bounce.protocol import ProtocolError
 
-from .sockets import TAKEN, file_at, folder_remedy, listened
+from .sockets import TAKEN, NoSocketError, file_at, folder_remedy, listened, refuse_other
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -170,7 +170,7 @@ class Owner:
             uid = pwd.getpwnam(self.user).pw_uid if self.user and os.geteuid() == 0 else -1
         try:
             gid = grp.getgrnam(self.group).gr_gid if self.group else -1
-        except KeyError:
+        except KeyError:  # answerd looks before it begins; it went since
             raise OSError(0, f"no group {self.group}; set answer.socket_group") from None
         facts = path.stat()
         if uid not in {-1, facts.st_uid} or gid not in {-1, facts.st_gid}:
@@ -180,8 +180,9 @@ class Owner:
 def _unix_socket(path: Path, owner: Owner) -> socket.socket:
     """Return a listening socket at `path`: folder made, mode 0660, group set, then moved over what stood there.
 
-    Moved, not bound in place: an old socket needs no removal.
+    Moved, not bound in place: an old socket needs no removal. Anything else that stands there is not ours to replace.
     """
+    refuse_other(path)
     if listened(path):
         raise OSError(errno.EADDRINUSE, TAKEN)
     if not path.parent.is_dir():
@@ -198,6 +199,7 @@ def _unix_socket(path: Path, owner: Owner) -> socket.socket:
         fresh.chmod(0o660)
         owner.give(fresh)
         listening.listen(BACKLOG)
+        refuse_other(path)
         fresh.replace(path)
     except OSError:
         listening.close()
@@ -210,6 +212,7 @@ def listen(address: str, owner: Owner) -> socket.socket:
     """Return a listening socket for ``unix:/path`` or ``inet:PORT@HOST``.
 
     Raises:
+        NoSocketError: something that is no socket stands there.
         OSError: it cannot be made; names the address.
     """
     kind, _, place = address.partition(":")
@@ -220,6 +223,8 @@ def listen(address: str, owner: Owner) -> socket.socket:
             port, _, host = place.partition("@")
             family = socket.AF_INET6 if kind == "inet6" else socket.AF_INET
             listening = socket.create_server((host, int(port)), family=family, backlog=BACKLOG)
+    except NoSocketError:
+        raise
     except (OSError, OverflowError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         if isinstance(error, PermissionError) and kind == "unix":

@@ -11,6 +11,11 @@ DEFAULT: Final = Path("/etc/milter-bounce/milter-bounce.toml")
 LIMIT_BYTES: Final = limits.SETTINGS_BYTES
 
 
+def name_of(path: Path | None) -> str:
+    """Return the file that an error about a setting names: where the setting is or can be mended."""
+    return str(path or DEFAULT)
+
+
 def load_settings(path: Path | None = None) -> config.Settings:
     """Return the settings of `path`; without one, those of /etc/milter-bounce or the defaults.
 

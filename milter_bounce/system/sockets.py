@@ -6,13 +6,34 @@ be had. Does not: make sockets (``serve`` and libmilter do).
 
 from __future__ import annotations
 
+import os
 import socket
+import stat
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 TAKEN: Final = "another program listens there; stop it first"
+
+
+class NoSocketError(OSError):
+    """Something else than a socket lies where ours is to be; its text names path and remedy."""
+
+
+def refuse_other(path: Path) -> None:
+    """Let nothing of somebody else's be put out of the way for a socket: a file, a folder, a symbolic link.
+
+    Raises:
+        NoSocketError: something lies at `path` that is no socket.
+        OSError: it cannot be looked at.
+    """
+    try:
+        mode = os.lstat(path).st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise NoSocketError(f"{path}: is no socket; remove it or name another")
 
 
 def listened(path: Path) -> bool:

@@ -7,6 +7,8 @@ import re
 import resource
 import signal
 import socket
+import subprocess
+import sys
 import time
 from datetime import UTC, datetime, timedelta
 
@@ -17,7 +19,7 @@ from milter_bounce.verdict import Suppression
 from tests.dialog import dialogs, read_dialog
 from tests.integration.enforcing import Enforced
 from tests.integration.postfix import needs_postfix
-from tests.integration.programs import Program
+from tests.integration.programs import Program, toml
 from tests.integration.sink import Script, Sinks
 
 pytestmark = pytest.mark.integration
@@ -256,6 +258,35 @@ def test_socket_that_cannot_be_had_ends_the_program_with_one_line(answerd, tmp_p
     (tmp_path / "file").touch()
     with pytest.raises(AssertionError, match="cannot listen"):
         answerd(answer={"gate_socket": f"unix:{tmp_path}/file/gate.sock"})
+
+
+def refused(tmp_path, answer: dict) -> tuple[int, str, str]:
+    """Return exit status, first word and rest of the one line with which answerd does not start; its file's name."""
+    over = {"user": "", "answer": {"policy_socket": "", "gate_socket": "", "socket": "", **answer}}
+    conf = tmp_path / "answerd.toml"
+    conf.write_text(toml({"store": {"path": f"{tmp_path}/state.db"}, "log": {"output": "stdout"}, **over}))
+    words = [sys.executable, "-m", "milter_bounce", "answerd", "-c", str(conf)]
+    ran = subprocess.run(words, check=False, capture_output=True, text=True, timeout=60)
+    return ran.returncode, ran.stderr, str(conf)
+
+
+@pytest.mark.parametrize("kind", ["file", "link"])
+def test_file_at_a_socket_path_is_left_alone(tmp_path, kind):
+    """What is no socket is not replaced: one line and status 2, as with milterd."""
+    plain = tmp_path / "plain"
+    plain.write_text("mine") if kind == "file" else plain.symlink_to("away")
+    status, told, _ = refused(tmp_path, {"gate_socket": f"unix:{plain}", "socket_group": ""})
+    assert (status, told) == (2, f"milter-bounce answerd: {plain}: is no socket; remove it or name another\n")
+    assert plain.read_text() == "mine" if kind == "file" else plain.is_symlink()
+
+
+def test_group_that_does_not_exist_is_a_wrong_configuration(tmp_path):
+    """One line with file, key, value and remedy; status 2; no socket was made."""
+    status, told, conf = refused(tmp_path, {"gate_socket": f"unix:{tmp_path}/s", "socket_group": "nosuchgroup"})
+    assert status == 2
+    assert told.startswith(f"milter-bounce answerd: {conf}: answer.socket_group = 'nosuchgroup': no such group; name ")
+    assert told.count("\n") == 1
+    assert not (tmp_path / "s").exists()
 
 
 def test_block_ends_and_times_are_kept_by_the_store_not_by_memory(answerd, tmp_path):

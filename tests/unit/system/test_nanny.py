@@ -9,6 +9,7 @@ import socket
 import stat
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -118,6 +119,15 @@ def test_user_that_root_may_not_become_is_told_with_the_remedy(monkeypatch):
     monkeypatch.setattr(nanny.os, "initgroups", forbidden)
     with pytest.raises(ConfigError, match="root may not become it here; set User=nobody in the systemd unit"):
         nanny.drop_privileges(from_values({"user": "nobody"}, "test"))
+
+
+@pytest.mark.parametrize("path", [Path("/etc/x.toml"), None])
+def test_user_that_does_not_exist_is_told_with_its_file(monkeypatch, path):
+    """File, key, value and remedy, as for any wrong configuration."""
+    monkeypatch.setattr(nanny.os, "geteuid", lambda: 0)
+    place = path or "/etc/milter-bounce/milter-bounce.toml"
+    with pytest.raises(ConfigError, match=f"^{place}: user = 'nosuchuser': no such user; adduser --system"):
+        nanny.drop_privileges(from_values({"user": "nosuchuser"}, "test"), path)
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ import pytest
 from milter_bounce.protocol import memcache
 from milter_bounce.system import serve
 from milter_bounce.system.serve import Owner, Server, Service, listen
+from milter_bounce.system.sockets import NoSocketError
 
 
 def forbidden(*_: object) -> None:
@@ -90,6 +91,47 @@ def test_listen_takes_the_place_of_a_socket_that_nobody_listens_on(tmp_path):
     listen(f"unix:{tmp_path}/s", Owner()).close()
     assert (tmp_path / "s").is_socket()
     listen(f"unix:{tmp_path}/s", Owner()).close()
+
+
+def stood(path, kind: str) -> None:
+    """Put something that is no socket at `path`."""
+    if kind == "file":
+        path.write_text("mine")
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to("gone" if kind == "dangling-link" else "real")
+        with socket.socket(socket.AF_UNIX) as real:
+            real.bind(str(path.parent / "real"))
+
+
+@pytest.mark.parametrize("kind", ["file", "folder", "link-to-socket", "dangling-link"])
+def test_listen_replaces_nothing_but_a_socket(tmp_path, kind):
+    """A file of somebody else's at the path is left alone, and named with the remedy."""
+    stood(tmp_path / "s", kind)
+    before = (tmp_path / "s").lstat()
+    with pytest.raises(NoSocketError, match=rf"^{tmp_path}/s: is no socket; remove it or name another$"):
+        listen(f"unix:{tmp_path}/s", Owner())
+    assert (tmp_path / "s").lstat() == before
+    assert not list(tmp_path.glob(".s*"))
+
+
+def test_file_in_the_place_of_a_lost_socket_stays(tmp_path, monkeypatch):
+    """While we serve, too: it is told once, and nothing is replaced."""
+    monkeypatch.setattr(serve, "SWEEP_S", 0.01)
+    told: list[str] = []
+
+    async def serving() -> None:
+        async with Server([service(tmp_path / "s", told)]) as server:
+            await server.accept()
+            (tmp_path / "s").unlink()
+            (tmp_path / "s").write_text("mine")
+            await until(told, "is no socket")
+            await asyncio.sleep(0.1)
+
+    asyncio.run(asyncio.wait_for(serving(), 60))
+    assert len(told) == 1
+    assert (tmp_path / "s").read_text() == "mine"
 
 
 def test_listen_names_the_remedy_for_a_closed_folder(tmp_path, monkeypatch):
