@@ -26,7 +26,7 @@ from milter_bounce.parse.log import LogReader
 from milter_bounce.parse.log_scan import leaning, unix
 from milter_bounce.parse.logline import Delivery, Stamps, split_line
 
-from .logfiles import SUFFIXES, open_regular, pieces, whole_lines
+from .logfiles import SUFFIXES, is_empty_device, is_stream, open_regular, pieces, whole_lines
 from .logsource import local_zone
 from .logtally import Counting, Tally
 
@@ -132,6 +132,8 @@ def _jobs(paths: Sequence[Path | None], failed: Callable[[str], None]) -> Iterat
         try:
             if path is None:
                 yield from (Job(datetime.now(UTC), data=data) for data in _stdin_pieces())
+            elif is_stream(path) or is_empty_device(path):
+                yield from (Job(datetime.now(UTC), data=data) for data in pieces(path, PIECE_BYTES))
             elif path.suffix in SUFFIXES:
                 now, size = _file_time(path), path.stat().st_size
                 yield from (Job(now, data=data) for data in pieces(path, PIECE_BYTES))
@@ -161,7 +163,11 @@ def total_bytes(paths: Sequence[Path | None]) -> int:
 
 def by_age(paths: Sequence[Path | None]) -> list[Path | None]:
     """Return the logs with the oldest first, so that a message's first failure comes before its delivery."""
-    return sorted(paths, key=lambda path: path.stat().st_mtime if path and path.exists() else float("inf"))
+
+    def age(path: Path | None) -> float:
+        return path.stat().st_mtime if path and path.exists() and not is_stream(path) else float("inf")
+
+    return sorted(paths, key=age)
 
 
 def _nothing(size: int) -> None:
@@ -188,7 +194,7 @@ def count_logs(
     total = Tally()
     cores = processes or len(os.sched_getaffinity(0))
     jobs = _jobs(by_age(paths), failed)
-    if cores == 1 or (None not in paths and total_bytes(paths) < ONE_PROCESS_BYTES and not _packed(paths)):
+    if cores == 1 or (not any(map(is_stream, paths)) and total_bytes(paths) < ONE_PROCESS_BYTES and not _packed(paths)):
         for job in jobs:
             total.add(_count(job))
             advance(job.size)
@@ -223,7 +229,7 @@ def deliveries(
     reader = LogReader(datetime.now(UTC), local_zone())
     for path in paths:
         try:
-            reader.stamps.now = datetime.now(UTC) if path is None else _file_time(path)
+            reader.stamps.now = datetime.now(UTC) if path is None or is_stream(path) else _file_time(path)
             for data in _stdin_pieces() if path is None else pieces(path, PIECE_BYTES):
                 for event in reader.feed_all(unix(data.decode("utf-8", "replace")).split("\n")):
                     if isinstance(event, Delivery):

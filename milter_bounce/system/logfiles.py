@@ -5,7 +5,8 @@ backwards), whatever it is packed with. Does not: know what a line is.
 
 Limits: a packed file that unpacks to more than `RATIO` times its size, beyond
 the first `FREE_BYTES`, is a decompression bomb and ends with `LogFileError`.
-Devices, sockets and pipes are refused. A damaged file is read as far as it goes;
+Devices, sockets and pipes are refused, but where a whole log is
+read once (`pieces`): a pipe is a stream there. A damaged file is read as far as it goes;
 then its damage is told, except that of a .zst that was cut.
 
 Security: opened without following a pipe's writer, read only.
@@ -197,14 +198,46 @@ def open_regular(path: Path) -> IO[bytes]:
     return os.fdopen(descriptor, "rb", buffering=0)
 
 
+def is_stream(path: Path | None) -> bool:
+    """Return whether a log can be read once only: standard input, or a pipe given by name (``<(zcat mail.log.1.gz)``)."""
+    try:
+        return path is None or stat.S_ISFIFO(path.stat().st_mode)
+    except OSError:
+        return False
+
+
+def is_empty_device(path: Path) -> bool:
+    """Return whether `path` is a device from which nothing comes, as ``/dev/null``; waits for none."""
+    try:
+        if not stat.S_ISCHR(path.stat().st_mode):
+            return False
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            return os.read(descriptor, 1) == b""
+        finally:
+            os.close(descriptor)
+    except OSError:
+        return False
+
+
 def open_log(path: Path, alive: Callable[[], None] = _nothing) -> IO[bytes]:
     """Return a log opened for reading, unpacked on the way where its name says that it is packed."""
     return cast("IO[bytes]", Packed(path, alive)) if path.suffix in SUFFIXES else open_regular(path)
 
 
 def pieces(path: Path, size: int) -> Iterator[bytes]:
-    """Return the content of a log in pieces of whole lines, each of about `size` bytes; see `whole_lines`."""
-    file = open_log(path)
+    """Return the content of a log in pieces of whole lines, each of about `size` bytes; see `whole_lines`.
+
+    A pipe is read until its writer ends; a device with nothing in it is an empty log.
+
+    Raises:
+        LogFileError: for other devices, which may have no end, and for sockets and folders.
+        OSError: as ``open`` does.
+    """
+    if is_empty_device(path):
+        return
+    # a pipe is waited for, as for standard input: whoever named it means to write
+    file = path.open("rb") if is_stream(path) else open_log(path)
     try:
         yield from whole_lines(file.read, size)
     finally:
