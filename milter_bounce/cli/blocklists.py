@@ -5,7 +5,8 @@ SYNOPSIS
 
 DESCRIPTION
     Asks the watched lists (section [dns], rules/blocklists.toml) about the addresses and
-    domains given, else about our own. Shows where they are listed and since when, what
+    domains given, else about our own, those that refusals named as ours (dns.learn) among
+    them. Shows where they are listed and since when, what
     the list says, and where to ask for removal; then the lists that did not answer in a
     way that can be believed, and why. --all shows every pair, --json prints each as one
     object a line.
@@ -17,11 +18,10 @@ DIAGNOSTICS
 from __future__ import annotations
 
 import asyncio
-import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 from rich.console import Console
@@ -33,7 +33,7 @@ from milter_bounce.config import ConfigError
 from milter_bounce.decide.rule_toml import RulesError
 from milter_bounce.protocol.dnsbl import State, family_of, normal
 from milter_bounce.system.dnsledger import lookup_link
-from milter_bounce.system.dnslists import REMEDY, Watchlist, make_resolver, own_subjects, watchlist
+from milter_bounce.system.dnslists import REMEDY, Watchlist, learnt_addresses, make_resolver, own_subjects, watchlist
 from milter_bounce.system.dnswatch import Finding, Watcher
 from milter_bounce.system.rulefiles import load_rules
 from milter_bounce.system.settings import load_settings
@@ -41,13 +41,15 @@ from milter_bounce.system.store import StoreError
 from milter_bounce.system.store_dns import DnsStore
 from milter_bounce.verdict import printable, stamp
 
-from ._rules import Refusal
+from ._out import Refusal, complain, emit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from milter_bounce.config import Settings
     from milter_bounce.system.store_dns import ListingRecord
+
+T = TypeVar("T")
 
 LEAST_WIDTH: Final = 100
 PIPE_WIDTH: Final = 140
@@ -101,11 +103,11 @@ def blocklists(subjects: tuple[str, ...], conf: str | None, *, as_json: bool, ev
     rows.sort(key=lambda row: (wanted.index(row.finding.subject), row.finding.zone.zone))
     if as_json:
         for row in rows:
-            click.echo(json.dumps(row.fields(), ensure_ascii=False))
+            emit(row.fields())
     else:
         _show(rows, everything=everything)
     if any(row.finding.listing.refused for row in rows):
-        click.echo(f"milter-bounce: {REMEDY}", err=True)
+        complain(REMEDY)
     elif rows and all(row.finding.listing.state is State.UNKNOWN for row in rows):
         click.echo(
             "milter-bounce: no list gave an answer to be believed, so nothing is known; see whether the resolver "
@@ -127,7 +129,7 @@ def _prepared(subjects: Sequence[str], conf: str | None) -> tuple[Settings, Watc
     try:
         settings = load_settings(path)
         lists = watchlist(settings.dns, load_rules(settings).blocklists, str(path or "milter-bounce.toml"))
-        wanted = list(dict.fromkeys(map(normal, subjects))) or list(own_subjects(settings.dns))
+        wanted = list(dict.fromkeys(map(normal, subjects))) or _ours(settings)
     except (ConfigError, RulesError) as error:
         raise Refusal(str(error)) from None
     except ValueError as error:
@@ -137,9 +139,19 @@ def _prepared(subjects: Sequence[str], conf: str | None) -> tuple[Settings, Watc
     return settings, lists, wanted
 
 
+def _ours(settings: Settings) -> list[str]:
+    """Return what dnsd watches: our addresses and domains, and the addresses that refusals named as ours.
+
+    Raises:
+        ConfigError: as `own_subjects`.
+    """
+    learnt = learnt_addresses(_from_store(settings, DnsStore.names) or ()) if settings.dns.learn else ()
+    return list(dict.fromkeys([*own_subjects(settings.dns), *learnt]))
+
+
 def _asked(settings: Settings, lists: Watchlist, wanted: Sequence[str], *, quiet: bool) -> list[_Row]:
     """Return what the lists say, under a progress bar on standard error."""
-    remembered = _remembered(settings)
+    remembered = _from_store(settings, DnsStore.listings) or {}
     rows: list[_Row] = []
     total = sum(family_of(subject) in zone.families for zone in lists.zones for subject in wanted)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
@@ -164,15 +176,15 @@ async def _ask(settings: Settings, lists: Watchlist, wanted: Sequence[str], foun
         resolver.close()
 
 
-def _remembered(settings: Settings) -> dict[tuple[str, str], ListingRecord]:
-    """Return what dnsd knows; nothing where there is no store, or it cannot be read."""
+def _from_store(settings: Settings, asked: Callable[[DnsStore], T]) -> T | None:
+    """Return something that dnsd knows; None where there is no store, or it cannot be read."""
     if not Path(settings.store.path).exists():
-        return {}
+        return None
     store = DnsStore(settings.store.path, wait_s=0.5)
     try:
-        return store.listings()
+        return asked(store)
     except StoreError:
-        return {}
+        return None
     finally:
         store.close()
 

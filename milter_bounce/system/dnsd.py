@@ -45,21 +45,21 @@ import asyncio
 import contextlib
 import signal
 import sys
-from collections import Counter
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from milter_bounce import limits
-from milter_bounce.protocol.dnsbl import Family, Listing, State, Zone, family_of, is_public, normal
+from milter_bounce.escape import harmless
+from milter_bounce.protocol.dnsbl import Family, Listing, State, Zone, family_of, normal
 from milter_bounce.verdict import notice_line, printable
 
 from . import nanny
 from .advising import limits_of, make_store, retention_of
 from .claim import Claim, TakenError
 from .dnsledger import GRACE, ended_text, lifts, listing_facts, listing_line, notice_text, updated
-from .dnslists import Watchlist, make_resolver, own_subjects, watchlist, zone_name
+from .dnslists import Watchlist, learnt_addresses, make_resolver, own_subjects, watchlist, zone_name
 from .dnsmail import mail_domains
 from .dnstrouble import Troubles
 from .dnswatch import Finding, Watcher
@@ -97,9 +97,6 @@ OPERATORS_EVERY_S: Final = 60.0
 OPERATORS_AT_ONCE: Final = 500
 RECENT: Final = timedelta(days=2)
 LEARNT_LIMIT: Final = limits.SUBJECTS_LEARNT
-LEARNT_AFTER: Final = 2
-"""Refusals that must name an address before it counts as ours: one reply can say anything."""
-
 NAMED_DAYS: Final = timedelta(days=30)
 LOCK_WAIT_S: Final = 0.5
 """How long the event loop may wait for another program's write; what is not written now is written next time."""
@@ -239,12 +236,7 @@ class Dnsd:
         """Return what is watched on every list: ours, and addresses that refusals named often enough."""
         if not self.setup.settings.dns.learn:
             return list(self.setup.own)
-        times: Counter[str] = Counter()
-        for name in self._names:
-            if name.subject and _is_address(name.subject):
-                times[normal(name.subject)] += name.times
-        learnt = [item for item, count in times.most_common(LEARNT_LIMIT) if count >= LEARNT_AFTER and is_public(item)]
-        return list(dict.fromkeys([*self.setup.own, *learnt]))
+        return list(dict.fromkeys([*self.setup.own, *learnt_addresses(self._names)]))
 
     def _named_on(self, zone: Zone) -> list[str]:
         """Return what refusals of the last days name as listed on `zone`, to be followed until a block is over."""
@@ -422,13 +414,6 @@ class Dnsd:
         self._safely(keep)
 
 
-def _is_address(text: str) -> bool:
-    try:
-        return family_of(normal(text)) is not Family.DOMAIN
-    except ValueError:
-        return False
-
-
 async def _until_told(dnsd: Dnsd, reload: Callable[[], Setup | None], heart: Heartbeat) -> None:
     """Run, and run anew with new settings after each HUP, until TERM."""
     loop, stop, again = asyncio.get_running_loop(), asyncio.Event(), False
@@ -498,7 +483,7 @@ def main(settings: Settings, config_path: Path | None = None, **_options: object
         with contextlib.suppress(OSError):  # without its store it goes on, and claims it later
             claim.take()
     except TakenError as error:
-        sys.stderr.write(f"milter-bounce dnsd: {error}\n")
+        sys.stderr.write(f"milter-bounce dnsd: {harmless(str(error))}\n")
         return 1
     dnsd = Dnsd(setup, store, DnsStore(settings.store.path, LOCK_WAIT_S), log.line, notifier.announce, claim)
 

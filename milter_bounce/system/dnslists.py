@@ -15,6 +15,7 @@ import shutil
 import socket
 import stat
 import subprocess
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -31,7 +32,13 @@ if TYPE_CHECKING:
     from milter_bounce.config import DnsSection
     from milter_bounce.decide.blocklist import Blocklist
 
+    from .store_dns import Named
+
 KEYS_LIMIT_BYTES: Final = limits.LIST_KEYS_BYTES
+LEARNT_LIMIT: Final = limits.SUBJECTS_LEARNT
+LEARNT_AFTER: Final = 2
+"""Refusals that must name an address before it counts as ours: one reply can say anything."""
+
 _KEY_PLACE: Final = "{key}."
 REMEDY: Final = (
     "lists turn away public and open resolvers: run a resolver of your own on this host (unbound, forwarding to nobody)"
@@ -184,6 +191,26 @@ def own_subjects(settings: DnsSection, postfix: Mapping[str, str] | None = None)
         return tuple(dict.fromkeys(normal(item) for item in (*subjects, *settings.domains)))
     except ValueError as error:
         raise ConfigError(f"dns.domains: {error}") from None
+
+
+def is_address(text: str) -> bool:
+    """Return whether `text` is an IP address."""
+    try:
+        return family_of(normal(text)) is not Family.DOMAIN
+    except ValueError:
+        return False
+
+
+def learnt_addresses(names: Iterable[Named]) -> list[str]:
+    """Return the public addresses that refusals named as ours often enough, the most named first.
+
+    Limits: `LEARNT_LIMIT` of them.
+    """
+    times: Counter[str] = Counter()
+    for name in names:
+        if name.subject and is_address(name.subject):
+            times[normal(name.subject)] += name.times
+    return [item for item, count in times.most_common(LEARNT_LIMIT) if count >= LEARNT_AFTER and is_public(item)]
 
 
 def make_resolver(settings: DnsSection) -> Resolver:
