@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from milter_bounce import limits
+from milter_bounce.escape import json_line
 from milter_bounce.verdict import CATEGORIES, Suppression, printable, stamp
 
 if TYPE_CHECKING:
@@ -57,8 +58,8 @@ def _cell(value: object) -> str:
     """Return a cell as it may stand in a file that a terminal, a spreadsheet or another reader of CSV is given.
 
     Control characters but line feeds, which are quoted, are escaped: csv quotes no lone CR, and a reader takes it for
-    a row's end. A text that a spreadsheet would run as a formula gets an apostrophe in front, which
-    `read_suppressions` takes off again.
+    a row's end. What a spreadsheet could take for a formula gets an apostrophe in front, which `read_suppressions` takes
+    off again.
     """
     text = "" if value is None else str(value)
     lines = (line if line.isprintable() else printable(line, len(line) * 10) for line in text.split("\n"))
@@ -67,8 +68,8 @@ def _cell(value: object) -> str:
 
 
 def _is_formula(text: str) -> bool:
-    """Return whether a spreadsheet would call or start something: plain addresses such as ``+a@example.net`` are none."""
-    return text.lstrip("'").startswith(("=", "+", "-", "@")) and not {"(", "|", "!"}.isdisjoint(text)
+    """Return whether a spreadsheet could take a cell for a formula (OWASP, CSV injection), apostrophes in front or not."""
+    return text.lstrip("'").startswith(("=", "+", "-", "@", "\t", "\r", "\n"))
 
 
 def write_csv(suppressions: Iterable[Suppression], out: TextIO) -> None:
@@ -80,7 +81,7 @@ def write_csv(suppressions: Iterable[Suppression], out: TextIO) -> None:
 
 def write_json(suppressions: Iterable[Suppression], out: TextIO) -> None:
     """Write suppressions as one JSON object a line."""
-    out.writelines(json.dumps(suppression_fields(s)) + "\n" for s in suppressions)
+    out.writelines(json_line(suppression_fields(s), ascii_only=True) + "\n" for s in suppressions)
 
 
 def read_suppressions(
