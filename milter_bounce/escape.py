@@ -19,6 +19,7 @@ _ODD: Final = re.compile("[\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u
 """What JSON lets stand and some terminal, pager or reader acts on: DEL, C1, line separators, marks and controls of the
 direction of writing, invisible ones."""
 
+_BEYOND_ASCII: Final = re.compile("[^\x00-\x7f]+")
 _HALVES: Final = re.compile("[\ud800-\udfff]")
 
 
@@ -52,16 +53,21 @@ def harmless(text: str) -> str:
     return "".join(character if character == "\\" else _escaped(character) for character in text)
 
 
-def json_line(values: Any) -> str:
+def json_line(values: Any, *, ascii_only: bool = False) -> str:
     r"""Return `values` as JSON that every reader takes for one line of UTF-8, and that no terminal acts on.
 
     C0, DEL, C1, line separators and bidirectional controls are JSON's own escapes, so they come back as they were. Half
     a pair of surrogates (a byte of a file name that is no UTF-8) is no text: it becomes its escape as words, ``\udce9``.
 
     Section: RFC 8259, 7 and 8.1.
+
+    Args:
+        values: plain ones.
+        ascii_only: escape all that is not ASCII, for a way out whose encoding is not ours to choose.
     """
     line = json.dumps(values, ensure_ascii=False)
     if line.isascii() and "\x7f" not in line:
         return line
     line = _ODD.sub(lambda found: f"\\u{ord(found[0]):04x}", line)
-    return _HALVES.sub(lambda found: f"\\\\u{ord(found[0]):04x}", line)
+    line = _HALVES.sub(lambda found: f"\\\\u{ord(found[0]):04x}", line)
+    return _BEYOND_ASCII.sub(lambda found: json.dumps(found[0])[1:-1], line) if ascii_only else line

@@ -2,17 +2,23 @@
 
 Each command lives in a module of its own and is imported only when it is
 asked for, so that ``milter-bounce classify`` does not pay for pymilter.
-Exit status: 0 done, 1 found something, 2 wrong usage or configuration.
+Exit status: 0 done, 1 found something or could not read something, 2 wrong usage or configuration.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from milter_bounce import __version__
+
+from ._out import escape_what_cannot_be_shown, safe
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 COMMANDS: Final = {
     # name: (module, attribute, one line for --help)
@@ -38,8 +44,30 @@ COMMANDS: Final = {
 }
 
 
+@contextlib.contextmanager
+def _safe_words() -> Iterator[None]:
+    """Make safe what click says about wrong usage: it quotes words and paths as they were given."""
+    try:
+        yield
+    except click.ClickException as error:
+        error.message = safe(error.message)  # type: ignore[misc]  # final, says click, and has no other way in
+        raise
+
+
 class _LazyGroup(click.Group):
-    """A group that imports a command's module when the command is used."""
+    """A group that imports a command's module when the command is used; what it says is safe for any terminal."""
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        escape_what_cannot_be_shown()
+        return super().main(*args, **extra)
+
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        with _safe_words():
+            return super().make_context(*args, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with _safe_words():
+            return super().invoke(ctx)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         del ctx

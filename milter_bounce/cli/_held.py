@@ -22,12 +22,13 @@ SHOWN: Final = 20
 """Messages and recipients that are shown; the rest is counted."""
 
 
-def write_down(conf: Path | None, notice: Notice) -> None:
-    """Write the notice to the MTA's log as the programs do; where that cannot be written it stands on the terminal."""
+def write_down(conf: Path | None, notice: Notice, *, quiet: bool = False) -> None:
+    """Write the notice to the MTA's log as the programs do, and on the terminal, but for `quiet`."""
     log = MailLog(settings_of(conf).log, "admin")
     log.line(notice_line(notice))
     log.close()
-    click.echo(notice_line(notice))
+    if not quiet:
+        click.echo(notice_line(notice))
 
 
 def only_said(settings: Settings) -> str | None:

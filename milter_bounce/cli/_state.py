@@ -6,12 +6,11 @@ import contextlib
 import errno
 import functools
 import getpass
-import json
 import os
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
 
 import click
 from rich.console import Console
@@ -23,6 +22,8 @@ from milter_bounce.system.advising import make_store
 from milter_bounce.system.settings import load_settings
 from milter_bounce.system.store import StoreError
 from milter_bounce.verdict import printable, stamp
+
+from ._out import Refusal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -40,21 +41,13 @@ CONFIG: Final = click.option(
     type=click.Path(path_type=Path, readable=False),
     help="The configuration; default: /etc/milter-bounce/milter-bounce.toml where it exists.",
 )
-JSON: Final = click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 
 
 _NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 
 
-class Stop(click.ClickException):
+class Stop(Refusal):
     """One line on standard error, and exit status 2: wrong usage, configuration or store."""
-
-    exit_code = 2
-
-    def show(self, file: Any = None) -> None:
-        """Print the line without click's prefix."""
-        del file
-        click.echo(f"milter-bounce: {printable(self.message, 1000)}", err=True)
 
 
 class NotFound(Stop):
@@ -153,11 +146,6 @@ def person() -> str:
 def spelled(when: datetime | None) -> str:
     """Return a time for people; a dash for none."""
     return stamp(when) or "-"
-
-
-def emit(record: dict[str, object]) -> None:
-    """Print one JSON object; characters beyond ASCII come out escaped, so no terminal acts on them."""
-    click.echo(json.dumps(record))
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str) -> None:

@@ -15,8 +15,9 @@ import click
 from milter_bounce.verdict import BY_HAND, Backoff, Block, BlockState, Scope, printable, stamp
 
 from ._held import SHOWN, message_fields, only_said, show_messages, write_down
+from ._out import JSON, emit
 from ._rules import loaded_rules
-from ._state import CONFIG, JSON, NotFound, Stop, emit, now, opened, person, quiet_pipe, settings_of, spelled, table
+from ._state import CONFIG, NotFound, Stop, now, opened, person, quiet_pipe, settings_of, spelled, table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -176,8 +177,9 @@ def blocks_show(key: str, conf: Path | None, as_json: bool) -> None:
 @click.argument("keys", nargs=-1, required=True)
 @click.option("--by", default=None, help="Who lifts it, for the record; default: you.")
 @click.option("--now", "at_once", is_flag=True, help="End it at once: no probe, no rising share.")
+@JSON
 @CONFIG
-def blocks_lift(keys: tuple[str, ...], by: str | None, conf: Path | None, *, at_once: bool) -> None:
+def blocks_lift(keys: tuple[str, ...], by: str | None, conf: Path | None, *, at_once: bool, as_json: bool) -> None:
     """Lift blocks: a probe goes out, then a rising share; a renewed refusal brings them back.
 
     A block that was added by hand ends at once, and so does a back-off.
@@ -187,9 +189,12 @@ def blocks_lift(keys: tuple[str, ...], by: str | None, conf: Path | None, *, at_
     with opened(conf) as store:
         for key in map(str.lower, keys):
             notices = store.lift(key, who, now(), at_once=at_once), store.end_backoff(key, who, now())
-            for notice in filter(None, notices):
-                write_down(conf, notice)
-            if not any(notices):
+            done = [notice for notice in notices if notice is not None]
+            for notice in done:
+                write_down(conf, notice, quiet=as_json)
+            if as_json:
+                emit({"key": key, "lifted": bool(done), "notices": [str(notice.kind) for notice in done]})
+            if not done:
                 missing.append(f"{key}: not held; {_hint(store, key) or '`milter-bounce blocks list` lists what is'}")
     if missing:
         raise NotFound("; ".join(missing))
@@ -231,8 +236,11 @@ def _destination(word: str, operators: Iterable[str]) -> str:
 @click.option("--days", type=click.FloatRange(0.001, 90), default=None, help="When it ends; default: block.max_days.")
 @click.option("--probe-after", "hours", type=click.FloatRange(0, 240), default=0, help="Hours to a probe; 0 = none.")
 @click.option("--reason", default="added by hand", help="Why, for the log and the queue listing.")
+@JSON
 @CONFIG
-def blocks_add(destination: str, days: float | None, hours: float, reason: str, conf: Path | None) -> None:
+def blocks_add(
+    destination: str, days: float | None, hours: float, reason: str, conf: Path | None, *, as_json: bool
+) -> None:
     """Hold mail to DESTINATION: an operator as the rules name it, or a domain."""
     key = _destination(destination, loaded_rules(None if conf is None else str(conf)).operators)
     at, span = now(), timedelta(days=days or settings_of(conf).block.max_days)
@@ -251,6 +259,9 @@ def blocks_add(destination: str, days: float | None, hours: float, reason: str, 
         probe_after=probe,
     )
     with opened(conf) as store:
-        write_down(conf, store.add_block(plain))
-    if unreal := only_said(settings_of(conf)):
+        write_down(conf, store.add_block(plain), quiet=as_json)
+    unreal = only_said(settings_of(conf))
+    if as_json:
+        emit({**_block_fields(plain), "only_said": unreal})
+    elif unreal:
         click.echo(f"Mode {unreal}.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -18,6 +17,7 @@ from milter_bounce.system.dnscheck import check_own_setup
 from milter_bounce.system.settings import load_settings
 from milter_bounce.system.wiring import Finding, check_wiring
 
+from ._out import JSON, Refusal, emit
 from ._state import quiet_pipe
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def _show(findings: list[Finding], console: Console) -> None:
 @click.option(
     "--dns/--no-dns", default=True, show_default=True, help="Test our own names, SPF, DKIM and DMARC as well."
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@JSON
 @quiet_pipe
 def check(conf: Path | None, directory: Path, gate_folder: Path, *, dns: bool, as_json: bool) -> None:
     """Test that everything is wired: files, rights, sockets, Postfix's settings, our own names in the DNS.
@@ -84,11 +84,10 @@ def check(conf: Path | None, directory: Path, gate_folder: Path, *, dns: bool, a
         findings = list(check_wiring(settings, directory, gate_folder))
         findings += _dns(settings) if dns else ()
     except ConfigError as error:
-        sys.stderr.write(f"milter-bounce check: {error}\n")
-        sys.exit(2)
+        raise Refusal(str(error)) from None
     if as_json:
         for finding in findings:
-            click.echo(json.dumps(asdict(finding), ensure_ascii=False))
+            emit(asdict(finding))
     else:
         _show(findings, Console())
     sys.exit(1 if any(finding.ok is False for finding in findings) else 0)

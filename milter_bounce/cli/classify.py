@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from milter_bounce import limits
-from milter_bounce.escape import json_line
 from milter_bounce.system.rulefiles import status_of
 from milter_bounce.verdict import printable, verdict_fields
 
+from ._out import JSON, complain, emit
 from ._rules import loaded_rules
 from ._state import quiet_pipe
 
@@ -72,13 +72,13 @@ def _lines(texts: Iterable[str]) -> Iterator[str]:
             yield line.decode("utf-8", "replace").rstrip("\r\n")
 
 
-def _object(status: DeliveryStatus, verdict: Classification) -> str:
-    return json_line({
+def _fields(status: DeliveryStatus, verdict: Classification) -> dict[str, object]:
+    return {
         "text": status.diagnostic,
         "reply": str(status.reply_code) if status.reply_code else None,
         "status": str(status.status) if status.status else None,
         **verdict_fields(verdict),
-    })  # fmt: skip
+    }
 
 
 def _row(status: DeliveryStatus, verdict: Classification) -> str:
@@ -100,7 +100,7 @@ def _row(status: DeliveryStatus, verdict: Classification) -> str:
 
 @click.command()
 @click.argument("texts", nargs=-1)
-@click.option("--json", "as_json", is_flag=True, help="One JSON object per reply.")
+@JSON
 @click.option("-c", "--config", "conf", type=click.Path(readable=False), help="Configuration file.")
 @quiet_pipe
 def classify(texts: tuple[str, ...], as_json: bool, conf: str | None) -> None:
@@ -113,11 +113,14 @@ def classify(texts: tuple[str, ...], as_json: bool, conf: str | None) -> None:
         except ValueError as error:
             bad += 1
             fault = printable(str(error), 200)
-            click.echo(f"milter-bounce: line {number}: {fault}", err=True)
+            complain(f"line {number}: {fault}")
             if as_json:
-                click.echo(json_line({"line": number, "error": fault}))
+                emit({"line": number, "error": fault})
             continue
         verdict = rules.classify(status)
-        click.echo(_object(status, verdict) if as_json else _row(status, verdict))
+        if as_json:
+            emit(_fields(status, verdict))
+        else:
+            click.echo(_row(status, verdict))
     if bad:
         sys.exit(1)

@@ -13,6 +13,8 @@ from milter_bounce.protocol import token, verp
 from milter_bounce.system import keys as store
 from milter_bounce.system.settings import load_settings
 
+from ._out import JSON, Refusal, complain, emit, safe
+
 _CONF = click.option(
     "-c", "--config", "conf", type=click.Path(path_type=Path, readable=False), help="The configuration file."
 )
@@ -22,8 +24,7 @@ def _settings(conf: Path | None) -> Settings:
     try:
         return load_settings(conf)
     except ConfigError as error:
-        click.echo(f"milter-bounce: {error}", err=True)
-        sys.exit(2)
+        raise Refusal(str(error)) from None
 
 
 @click.group()
@@ -39,18 +40,17 @@ def new(conf: Path | None) -> None:
     try:
         path = store.new_key(Path(settings.token.keys), settings.user)
     except store.KeyFault as error:
-        click.echo(f"milter-bounce: {error}", err=True)
-        sys.exit(2)
+        raise Refusal(str(error)) from None
     if settings.user:
         try:
             shutil.chown(path, settings.user)
         except (LookupError, PermissionError):
-            click.echo(f"milter-bounce: warning: {path} stays yours: chown {settings.user} {path}", err=True)
-    click.echo(str(path))
+            complain(f"warning: {path} stays yours: chown {settings.user} {path}")
+    click.echo(safe(path))
     stamping = store.read_keyring(path.parent, settings.user)[0].stamping
     if stamping is None or stamping.id != path.stem:
         what = f"key {stamping.id} stamps, not this one" if stamping else "no key can be used"
-        click.echo(f"milter-bounce: {what}; see `milter-bounce keys list`", err=True)
+        complain(f"{what}; see `milter-bounce keys list`")
         sys.exit(1)
     click.echo(
         f"key {stamping.id} stamps from the next reload on: systemctl reload milter-bounce, on every host", err=True
@@ -58,18 +58,25 @@ def new(conf: Path | None) -> None:
 
 
 @keys.command("list")
+@JSON
 @_CONF
-def list_(conf: Path | None) -> None:
+def list_(conf: Path | None, *, as_json: bool) -> None:
     """List the keys: which one stamps, how old each is, which are refused and why."""
     settings = _settings(conf)
     ring, refused = store.read_keyring(Path(settings.token.keys), settings.user)
     for key in sorted(ring.keys.values(), key=lambda k: (k.made, k.id), reverse=True):
-        stamps = "stamps" if key is ring.stamping else "believed"
-        click.echo(f"{key.id}  {stamps}  {store.today() - key.made} days old")
+        state, days = "stamps" if key is ring.stamping else "believed", store.today() - key.made
+        if as_json:
+            emit({"key": key.id, "state": state, "days_old": days, "why": None})
+        else:
+            click.echo(f"{key.id}  {state}  {days} days old")
     for line in refused:
-        click.echo(f"refused: {line}", err=True)
+        if as_json:
+            emit({"key": None, "state": "refused", "days_old": None, "why": line})
+        else:
+            click.echo(f"refused: {safe(line)}", err=True)
     if not ring.keys and not refused:
-        click.echo(f"no key in {settings.token.keys}; make one with `milter-bounce keys new`", err=True)
+        click.echo(safe(f"no key in {settings.token.keys}; make one with `milter-bounce keys new`"), err=True)
     sys.exit(1 if refused else 0)
 
 
@@ -85,6 +92,5 @@ def verp_(recipient: str, conf: Path | None) -> None:
         what = "token.verp has no pattern with {tag}; see `milter-bounce config`"
         if pattern is not None:
             what = next(iter(refused), f"no key in {settings.token.keys}; make one with `milter-bounce keys new`")
-        click.echo(f"milter-bounce: {what}", err=True)
-        sys.exit(2)
+        raise Refusal(what)
     click.echo(verp.encode(pattern, recipient, token.verp_tag(ring.stamping, recipient)))

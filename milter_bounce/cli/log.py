@@ -5,13 +5,13 @@ SYNOPSIS
 
 DESCRIPTION
     Reads logs of Postfix and Sendmail, also both in one file, plain or packed (.gz .bz2
-    .xz .zst), - for standard input. Shows for each operator what became of the messages
+    .xz .zst), pipes, - for standard input. Shows for each operator what became of the messages
     to it and how its rates stand against the thresholds of rules/thresholds.toml (yellow
     and red where exceeded), the most frequent refusals with an example, and the
     blocklists that refusals name. --json prints one object per delivery status instead.
 
-    Exit status 1 where a log could not be read to its end, 2 where one cannot be opened; the
-    others are read. A log that tells of no delivery: how many lines of it are a mail log's.
+    Exit status 1 where a log could not be read to its end, or not at all; the others are
+    read. A log that tells of no delivery: how many lines of it are a mail log's.
 
 LIMITS
     A packed log that unpacks to 400 times its size and more is refused.
@@ -19,7 +19,6 @@ LIMITS
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,14 +27,16 @@ import click
 
 from milter_bounce.config import ConfigError
 from milter_bounce.system.logcount import count_logs, deliveries, mail_lines, total_bytes
+from milter_bounce.system.logfiles import is_stream
 from milter_bounce.system.thresholds import load_thresholds
 from milter_bounce.verdict import stamp, status_fields
 
-from ._rules import Refusal, loaded_rules, unreadable
+from ._out import Refusal, complain, emit
+from ._rules import loaded_rules
 from ._state import quiet_pipe
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from milter_bounce.decide.ruleset import RuleSet
     from milter_bounce.parse.logline import Delivery
@@ -57,11 +58,11 @@ def log(files: tuple[str, ...], conf: str | None, top: int, processes: int | Non
 
     def failed(fault: str) -> None:
         faults.append(fault)
-        click.echo(f"milter-bounce: {fault}", err=True)
+        complain(fault)
 
     if as_json:
-        for line in _objects(paths, rules, failed):
-            click.echo(line)
+        for found in deliveries(paths, failed):
+            emit(_object(found, rules))
     else:
         try:
             thresholds = load_thresholds()
@@ -76,24 +77,19 @@ def log(files: tuple[str, ...], conf: str | None, top: int, processes: int | Non
         if not tally.attempts and not tally.held and not faults:
             _doubt(paths)
     if faults:
-        raise SystemExit(2 if unreadable(files) else 1)
+        raise SystemExit(1)
 
 
 def _doubt(paths: Sequence[Path | None]) -> None:
     """Say how much of what told of no delivery is a mail log at all."""
-    if None in paths:  # standard input cannot be read twice
+    if any(map(is_stream, paths)):  # cannot be read twice
         return
     mail, lines = mail_lines([path for path in paths if path is not None])
-    click.echo(f"milter-bounce: {mail} of {lines} lines are a mail log's (Postfix, Sendmail)", err=True)
-
-
-def _objects(paths: Sequence[Path | None], rules: RuleSet, failed: Callable[[str], None]) -> Iterator[str]:
-    """Return the JSON of every delivery status; a status of our own gate says ``"gate": true``."""
-    for found in deliveries(paths, failed):
-        yield json.dumps(_object(found, rules), ensure_ascii=False)
+    complain(f"{mail} of {lines} lines are a mail log's (Postfix, Sendmail)")
 
 
 def _object(found: Delivery, rules: RuleSet) -> dict[str, object]:
+    """Return the JSON fields of a delivery status; one of our own gate says ``"gate": true``."""
     status = found.status
     verdict = rules.classify(status)
     return {

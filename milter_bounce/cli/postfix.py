@@ -16,12 +16,18 @@ from milter_bounce.system import postfix_apply, postfix_conf
 from milter_bounce.system.postfix_conf import GATE_MAPS, Change, Postconf, PostfixError
 from milter_bounce.system.settings import load_settings
 
+from ._out import Refusal, safe
+
 if TYPE_CHECKING:
     from milter_bounce.system.postfix_apply import Done
 
 _conf = click.option(
     "-c", "--config", "conf", type=click.Path(path_type=Path, readable=False), help="milter-bounce.toml"
 )
+_unread_conf = click.option(
+    "-c", "--config", "conf", type=click.Path(path_type=Path, readable=False), expose_value=False,
+    help="Taken as by print and apply, and not read: the record of apply says what goes.",
+)  # fmt: skip
 _directory = click.option(
     "--config-dir", "directory", type=click.Path(path_type=Path), default=Path("/etc/postfix"), show_default=True,
     help="Postfix's configuration directory.",
@@ -36,8 +42,7 @@ _restart = click.option("--restart", is_flag=True, help="Stop and start Postfix 
 
 
 def _fail(error: Exception) -> NoReturn:
-    sys.stderr.write(f"milter-bounce postfix: {error}\n")
-    sys.exit(2)
+    raise Refusal(f"postfix: {error}") from None
 
 
 @click.group()
@@ -129,6 +134,7 @@ def apply(
 
 
 @postfix.command()
+@_unread_conf
 @_directory
 @_dry
 @_restart
@@ -141,7 +147,7 @@ def revert(directory: Path, *, dry_run: bool, restart: bool) -> None:
     try:
         postconf, saved = Postconf(directory), postfix_apply.applied(directory)
         if saved is None:
-            click.echo(f"nothing to do: {directory / postfix_apply.RECORD} does not exist")
+            click.echo(safe(f"nothing to do: {directory / postfix_apply.RECORD} does not exist"))
             return
         stays = postfix_apply.stays(postconf, saved)
         staged = postfix_apply.stage(directory, saved, postfix_apply.nothing, gate_stays=stays)
@@ -160,7 +166,7 @@ def revert(directory: Path, *, dry_run: bool, restart: bool) -> None:
     except PostfixError as error:
         _fail(error)
     for line in left:
-        click.echo(f"left alone: {line}", err=True)
+        click.echo(f"left alone: {safe(line)}", err=True)
     if left:
         sys.exit(1)
 

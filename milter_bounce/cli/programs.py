@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import importlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from milter_bounce.config import ConfigError
 from milter_bounce.decide.rule_toml import RulesError
 from milter_bounce.system.settings import load_settings
+
+from ._out import Refusal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,13 +41,8 @@ def _start(
         # each program has libraries of its own (libmilter, dnspython): only the one asked for is loaded
         status = importlib.import_module(f"milter_bounce.system.{program}").main(settings, path, **options)
     except (ConfigError, RulesError) as error:
-        _refuse(error)
+        raise Refusal(str(error)) from None
     raise SystemExit(status)
-
-
-def _refuse(error: Exception) -> NoReturn:
-    click.echo(f"milter-bounce: {error}", err=True)
-    raise SystemExit(2)
 
 
 def _manual(program: str) -> str:

@@ -13,7 +13,8 @@ import click
 from milter_bounce.verdict import AdviceKind, Notice, NoticeKind, Standing, printable, stamp
 
 from ._held import SHOWN, only_said, remedy, write_down
-from ._state import CONFIG, JSON, NotFound, emit, now, opened, person, quiet_pipe, settings_of, table
+from ._out import JSON, emit
+from ._state import CONFIG, NotFound, now, opened, person, quiet_pipe, settings_of, table
 from ._suppressions import suppression_fields
 
 if TYPE_CHECKING:

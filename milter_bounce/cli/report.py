@@ -6,8 +6,8 @@ SYNOPSIS
 DESCRIPTION
     Each FILE is a mail; a DIR is a Maildir or a folder of mails; an mbox (named
     so, or with --mbox) holds many; ``-`` is standard input. One JSON object per
-    mail with --json, else a table. Exit status 1 when something could not be read to its
-    end, 2 when a file cannot be opened; the others are read.
+    mail with --json, else a table. Exit status 1 when something could not be read; the others
+    are read.
 
 LIMITS
     The first MiB of a mail is read.
@@ -33,7 +33,8 @@ from milter_bounce.system.memory import settle
 from milter_bounce.system.readers import ReportReader, ReportRules, load_readers
 from milter_bounce.verdict import printable, stamp, status_fields
 
-from ._rules import Refusal, loaded_rules, unreadable
+from ._out import Refusal, complain
+from ._rules import loaded_rules
 from ._state import quiet_pipe
 
 if TYPE_CHECKING:
@@ -125,7 +126,7 @@ def _print_json(results: Iterable[Result]) -> bool:
     for found, fault in results:
         if found is None:
             good = False
-            click.echo(f"milter-bounce: {printable(fault)}", err=True)
+            complain(fault)
             continue
         sys.stdout.buffer.write(json_line(found).encode() + b"\n")
     sys.stdout.buffer.flush()
@@ -145,7 +146,7 @@ def _print_table(results: Iterable[Result]) -> bool:
     for found, fault in results:
         if found is None:
             good = False
-            click.echo(f"milter-bounce: {printable(fault)}", err=True)
+            complain(fault)
             continue
         for cells in _rows(found):
             table.add_row(*(Text(printable(cell, 120)) for cell in cells))
@@ -182,4 +183,4 @@ def parse(paths: tuple[str, ...], as_json: bool, as_mbox: bool, jobs: int | None
     results = _with_progress(_results(names, jobs or os.cpu_count() or 1), len(names))
     show: Callable[[Iterable[Result]], bool] = _print_json if as_json else _print_table
     if not show(results):
-        sys.exit(2 if unreadable(paths) else 1)
+        sys.exit(1)

@@ -1,20 +1,20 @@
 """``milter-bounce rules``: check, test, show and explain the rules, and find what they do not know.
 
 SYNOPSIS
-    milter-bounce rules check [-c CONF] [--local DIR]
-    milter-bounce rules test FILE
-    milter-bounce rules show ID
+    milter-bounce rules check [--json] [-c CONF]
+    milter-bounce rules test [--json] FILE
+    milter-bounce rules show [--json] ID
     milter-bounce rules explain REPLY [--remote-mta HOST]
     milter-bounce rules unmatched LOG...
 
 DESCRIPTION
-    How rules are written: rules/README.md. Exit status 1: something was found.
+    How rules are written: rules/README.md. Exit status 1: something was found, or a log
+    could not be read.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 from collections import Counter
 from datetime import UTC, datetime
@@ -34,7 +34,8 @@ from milter_bounce.system.rulefiles import broken_files, read_own_examples, stat
 from milter_bounce.system.settings import load_settings
 from milter_bounce.verdict import CATEGORIES, printable
 
-from ._rules import Refusal, loaded_rules
+from ._out import JSON, Refusal, complain, emit, safe
+from ._rules import loaded_rules
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -45,7 +46,6 @@ if TYPE_CHECKING:
     from milter_bounce.verdict import Classification
 
 _CONFIG = click.option("-c", "--config", "conf", type=click.Path(readable=False), help="Configuration file.")
-_JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
 TEMPLATES: Final = limits.TEMPLATES
 
 
@@ -60,17 +60,20 @@ def rules() -> None:
 
 @rules.command()
 @_CONFIG
-@_JSON
+@JSON
 def check(conf: str | None, as_json: bool) -> None:
     """Report doubles, rules that can never fire, examples that miss or that another rule takes."""
     try:
         loaded = loaded_rules(conf, strict=False)
     except Refusal as refusal:  # that names the first broken file; whoever mends it wants to know of the others too
         others = [str(fault) for fault in _broken(conf) if str(fault) != refusal.message]
-        raise Refusal("\nmilter-bounce: ".join([refusal.message, *others])) from None
+        raise Refusal(refusal.message, *others) from None
     found = findings(loaded, _read)
     for item in found:
-        click.echo(json.dumps(item._asdict()) if as_json else f"{item.file}: {item.rule}: {item.reason}")
+        if as_json:
+            emit(item._asdict())
+        else:
+            click.echo(safe(f"{item.file}: {item.rule}: {item.reason}"))
     if not as_json:
         lists = len(loaded.blocklists)
         click.echo(
@@ -90,7 +93,8 @@ def _broken(conf: str | None) -> list[RulesError]:
 @rules.command(name="test")
 @click.argument("file", type=click.Path(readable=False))
 @_CONFIG
-def test_examples(file: str, conf: str | None) -> None:
+@JSON
+def test_examples(file: str, conf: str | None, as_json: bool) -> None:
     """Try your own examples: TOML tables [[example]] with text and rule, class, category or advice."""
     loaded = loaded_rules(conf)
     try:
@@ -102,9 +106,12 @@ def test_examples(file: str, conf: str | None) -> None:
         verdict = loaded.classify(_read(example["text"], example.get("remote_mta")))
         wrong = _differences(example, verdict)
         missed += bool(wrong)
-        if wrong:
-            click.echo(f"{file}: example {number}: {'; '.join(wrong)}: {printable(example['text'], 200)}")
-    click.echo(f"{len(examples)} examples, {len(examples) - missed} as expected, {missed} not")
+        if as_json:
+            emit({"example": number, "text": example["text"], "rule": verdict.rule, "differences": wrong})
+        elif wrong:
+            click.echo(f"{safe(file)}: example {number}: {'; '.join(wrong)}: {printable(example['text'], 200)}")
+    if not as_json:
+        click.echo(f"{len(examples)} examples, {len(examples) - missed} as expected, {missed} not")
     if missed:
         raise SystemExit(1)
 
@@ -128,7 +135,8 @@ def _differences(example: dict[str, Any], verdict: Classification) -> list[str]:
 @rules.command()
 @click.argument("rule_id", metavar="ID")
 @_CONFIG
-def show(rule_id: str, conf: str | None) -> None:
+@JSON
+def show(rule_id: str, conf: str | None, as_json: bool) -> None:
     """Show one rule: where it stands, its conditions, its verdict, its examples."""
     loaded = loaded_rules(conf)
     rule = next((rule for rule in loaded.all_rules() if rule.id == rule_id), None)
@@ -136,7 +144,28 @@ def show(rule_id: str, conf: str | None) -> None:
         ids = [other.id for other in loaded.all_rules()]
         near = list(dict.fromkeys([*get_close_matches(rule_id, ids, 3, 0.7), *(i for i in ids if rule_id in i)]))[:5]
         raise Refusal(f"no rule {rule_id!r}" + (f"; did you mean {', '.join(near)}?" if near else ""))
-    click.echo("\n".join(_described(rule)))
+    if as_json:
+        emit(_rule_fields(rule))
+    else:
+        click.echo("\n".join(_described(rule)))
+
+
+def _rule_fields(rule: Rule) -> dict[str, object]:
+    defaults = CATEGORIES[rule.category]
+    return {
+        "rule": rule.id,
+        "file": rule.file,
+        "tier": rule.tier.name.lower(),
+        "class": str(rule.class_ or defaults.class_),
+        "category": rule.category,
+        "advice": str(rule.advice or defaults.advice),
+        "scope": str(rule.scope or defaults.scope),
+        "text": list(rule.text),
+        "unless": list(rule.unless),
+        "conditions": rule.conditions() or None,
+        "source": rule.source,
+        "examples": [example.text for example in rule.examples],
+    }
 
 
 def _described(rule: Rule) -> list[str]:
@@ -157,7 +186,7 @@ def _described(rule: Rule) -> list[str]:
 @click.argument("reply")
 @click.option("--remote-mta", metavar="HOST", help="The MX host that said so; its operator's rules then count.")
 @_CONFIG
-@_JSON
+@JSON
 def explain(reply: str, remote_mta: str | None, conf: str | None, as_json: bool) -> None:
     """Show every rule that matches a reply, in order, and why the first one wins."""
     loaded = loaded_rules(conf)
@@ -166,17 +195,13 @@ def explain(reply: str, remote_mta: str | None, conf: str | None, as_json: bool)
     rows = loaded.explain(status)
     if as_json:
         for row in rows:
-            click.echo(
-                json.dumps(
-                    {
-                        "rule": row.rule.id,
-                        "file": row.rule.file,
-                        "matched": row.matched,
-                        "decides": row.decides,
-                        "why": row.why,
-                    }
-                )
-            )
+            emit({
+                "rule": row.rule.id,
+                "file": row.rule.file,
+                "matched": row.matched,
+                "decides": row.decides,
+                "why": row.why,
+            })  # fmt: skip
         return
     click.echo(f"words     {printable(loaded.words(status), 400)}")
     click.echo(
@@ -192,7 +217,7 @@ def explain(reply: str, remote_mta: str | None, conf: str | None, as_json: bool)
 @click.argument("logs", nargs=-1, required=True, metavar="LOG...")
 @click.option("--top", default=20, show_default=True, type=click.IntRange(1, 10_000), help="Templates to show.")
 @_CONFIG
-@_JSON
+@JSON
 def unmatched(logs: tuple[str, ...], top: int, conf: str | None, as_json: bool) -> None:
     """Group the replies of logs that only a bare code decided, with a rule skeleton for each."""
     # only this command reads logs; the others start faster without
@@ -207,15 +232,13 @@ def unmatched(logs: tuple[str, ...], top: int, conf: str | None, as_json: bool) 
         rule = skeleton(template, first[template].diagnostic or "", rule_id=f"local-{number}", seen=seen)
         host = first[template].remote_mta
         if as_json:
-            click.echo(
-                json.dumps({"count": count, "template": template, "remote_mta": host, "rule": rule}, ensure_ascii=False)
-            )
+            emit({"count": count, "template": template, "remote_mta": host, "rule": rule})
         else:
             click.echo(
                 f"# {count} times, first from {printable(host or 'unknown', 100)}: {printable(template, 300)}\n{rule}\n"
             )
     for fault in faults:
-        click.echo(f"milter-bounce: {fault}", err=True)
+        complain(fault)
     if not as_json:
         click.echo(
             f"# {counts.total()} replies in {len(counts)} templates were decided by a bare code", file=sys.stderr

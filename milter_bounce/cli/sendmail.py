@@ -7,7 +7,6 @@ sendmail.cf in force and tells what is missing and what could stop mail.
 
 from __future__ import annotations
 
-import json
 import shutil
 import socket
 from dataclasses import asdict, dataclass
@@ -24,6 +23,8 @@ from milter_bounce.config import ConfigError
 from milter_bounce.parse.sendmail_cf import read_cf, read_limits, read_time
 from milter_bounce.system.settings import load_settings
 from milter_bounce.system.share import conf_dir
+
+from ._out import JSON, Refusal, complain, emit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -82,7 +83,7 @@ def print_(names: tuple[str, ...], path: Path | None) -> None:
     click.echo("dnl Debian: sendmailconfig; elsewhere: make -C /etc/mail, then restart.")
     click.echo("dnl Then: milter-bounce sendmail check")
     for line in _homeless(settings):
-        click.echo(f"milter-bounce: {line}", err=True)
+        complain(line)
     for name in wanted:
         click.echo(f"dnl\ndnl ---- {name} ----")
         click.echo(fragment(name, settings), nl=False)
@@ -108,7 +109,7 @@ def fragment(name: str, settings: Settings) -> str:
 @click.option(
     "-C", "--cf", default=DEFAULT_CF, type=click.Path(path_type=Path, dir_okay=False), help="The sendmail.cf."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one object a line.")
+@JSON
 @_CONFIG
 def check(cf: Path, path: Path | None, *, as_json: bool) -> None:
     """Tell whether Sendmail is wired as the configuration wants, and whether anything could stop mail."""
@@ -116,12 +117,11 @@ def check(cf: Path, path: Path | None, *, as_json: bool) -> None:
     try:
         text = cf.read_text(encoding="latin-1")
     except OSError as error:
-        click.echo(f"{cf}: cannot be read: {error.strerror}; name the sendmail.cf with -C", err=True)
-        raise SystemExit(2) from None
+        raise Refusal(f"{cf}: cannot be read: {error.strerror}; name the sendmail.cf with -C") from None
     findings = list(examine(read_cf(text), settings))
     if as_json:
         for finding in findings:
-            click.echo(json.dumps(asdict(finding)))
+            emit(asdict(finding))
     else:
         _table(cf, findings)
     raise SystemExit(1 if any(finding.state == "bad" for finding in findings) else 0)
@@ -131,8 +131,7 @@ def _settings(path: Path | None) -> Settings:
     try:
         return load_settings(path)
     except ConfigError as error:
-        click.echo(f"milter-bounce: {error}", err=True)
-        raise SystemExit(2) from None
+        raise Refusal(str(error)) from None
 
 
 def _table(cf: Path, findings: list[Finding]) -> None:

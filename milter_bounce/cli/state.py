@@ -16,13 +16,12 @@ from milter_bounce.system.sqlite_file import DAMAGED_REMEDY
 from milter_bounce.verdict import Suppression, printable
 
 from ._held import remedy
+from ._out import JSON, emit, safe
 from ._state import (
     CONFIG,
-    JSON,
     Damaged,
     NotFound,
     Stop,
-    emit,
     now,
     opened,
     person,
@@ -87,8 +86,9 @@ def suppressions_show(address: str, conf: Path | None, as_json: bool) -> None:
 @suppressions.command("add")
 @click.argument("addresses", nargs=-1, required=True)
 @click.option("--reason", default="", help="Why, for the record and the sender.")
+@JSON
 @CONFIG
-def suppressions_add(addresses: tuple[str, ...], reason: str, conf: Path | None) -> None:
+def suppressions_add(addresses: tuple[str, ...], reason: str, conf: Path | None, *, as_json: bool) -> None:
     """Suppress recipients by hand."""
     for address in addresses:
         if not is_address(address):
@@ -96,20 +96,30 @@ def suppressions_add(addresses: tuple[str, ...], reason: str, conf: Path | None)
     at, why = now(), reason or f"added by {person()}"
     given = [Suppression(a, at, "invalid-recipient", "admin", why, "admin") for a in addresses]
     with opened(conf) as store:
+        before = {one for one in addresses if store.suppressed(one) is not None}
         new = store.suppress(given)
-    click.echo(f"{new} added, {len(addresses) - new} suppressed before.")
+    if as_json:
+        for address in addresses:
+            emit({"recipient": address, "added": address not in before})
+    else:
+        click.echo(f"{new} added, {len(addresses) - new} suppressed before.")
 
 
 @suppressions.command("remove")
 @click.argument("addresses", nargs=-1, required=True)
+@JSON
 @CONFIG
-def suppressions_remove(addresses: tuple[str, ...], conf: Path | None) -> None:
+def suppressions_remove(addresses: tuple[str, ...], conf: Path | None, *, as_json: bool) -> None:
     """Take recipients off; the bounces that led to it are forgotten too."""
     with opened(conf) as store:
         others = [address for address in addresses if store.suppressed(address) is None]
         removed = store.unsuppress(addresses)
         hints = [_not_suppressed(store, address) for address in others]
-    click.echo(f"{removed} removed.")
+    if as_json:
+        for address in addresses:
+            emit({"recipient": address, "removed": address not in others})
+    else:
+        click.echo(f"{removed} removed.")
     if hints:
         raise NotFound("; ".join(hints))
 
@@ -149,7 +159,7 @@ def suppressions_import(file: TextIO, form: str | None, dry_run: bool, conf: Pat
 
     def tell(line: int, fault: str) -> None:
         bad.append(line)
-        click.echo(f"{name}:{line}: {printable(fault, 300)}", err=True)
+        click.echo(f"{safe(name)}:{line}: {printable(fault, 300)}", err=True)
 
     new = known = 0
     with opened(conf) as store:
@@ -171,16 +181,20 @@ def store() -> None:
 
 
 @store.command("check")
+@JSON
 @CONFIG
-def store_check(conf: Path | None) -> None:
+def store_check(conf: Path | None, *, as_json: bool) -> None:
     """Read the whole file and tell what is wrong with it; exit status 1 where anything is."""
     with opened(conf) as kept:
         faults, path = kept.check(), kept.path
-    for fault in faults:
-        click.echo(f"{path}: {printable(fault)}", err=True)
+    if as_json:
+        emit({"path": str(path), "sound": not faults, "faults": list(faults)})
+    for fault in () if as_json else faults:
+        click.echo(safe(f"{path}: {fault}"), err=True)
     if faults:
         raise Damaged(f"{path}: damaged; stop the programs and {DAMAGED_REMEDY}")
-    click.echo(f"{path}: sound.")
+    if not as_json:
+        click.echo(safe(f"{path}: sound."))
 
 
 @store.command("backup")
@@ -194,7 +208,7 @@ def store_backup(file: Path, conf: Path | None) -> None:
     """
     with opened(conf) as kept:
         size = kept.backup(file)
-    click.echo(f"{file}: {size:,} bytes.")
+    click.echo(safe(f"{file}: {size:,} bytes."))
 
 
 @store.command("vacuum")

@@ -12,7 +12,6 @@ history and remembered later (``keeper``), and for `STORE_REST_S` nobody asks ag
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 import threading
 import time
@@ -24,6 +23,7 @@ from typing import TYPE_CHECKING, Final
 from milter_bounce import limits, pipeline
 from milter_bounce.decide.answer import AllowList, suppressed
 from milter_bounce.delivery import Action, Kind, Source
+from milter_bounce.escape import json_line
 from milter_bounce.protocol import verp
 from milter_bounce.protocol.genuine import Arrival, Trust, believe, proven
 from milter_bounce.verdict import EMPTY_HISTORY, AdviceKind, Outcome, event, log_line, notice_line, printable
@@ -350,7 +350,7 @@ class Desk:
             verdict = "believed" if outcome.genuine else "not believed"
             self.log.line(f"{outcome.status.queue_id}: report {verdict}: {printable(outcome.genuine_reason)}")
         if self._events:
-            sys.stdout.write(json.dumps(event(outcome), ensure_ascii=True) + "\n")
+            sys.stdout.write(json_line(event(outcome), ascii_only=True) + "\n")
             sys.stdout.flush()
 
 

@@ -16,7 +16,6 @@ see `limits.RULE_WORDS` characters of it.
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from datetime import UTC, datetime
@@ -25,6 +24,7 @@ from typing import TYPE_CHECKING, Final
 
 from milter_bounce import limits
 from milter_bounce.delivery import Action, lowered
+from milter_bounce.escape import json_line
 from milter_bounce.parse import log_scan
 from milter_bounce.parse.log_scan import Sent
 from milter_bounce.parse.logline import Delivery, Expired, LogEvent, Removed
@@ -243,7 +243,7 @@ class Learner:
         if outcome.classification.blocklists:
             told.mentions.append((outcome.classification.blocklists, moment))
         if self._events:
-            told.events.append(json.dumps(event(outcome)))
+            told.events.append(json_line(event(outcome), ascii_only=True))
         self._notice(changes.record(outcome, moment), told)
         if status.remote_mta:
             self._learn_operator(changes, recipient, outcome.classification.operator, moment)

@@ -47,6 +47,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Final
 
+from milter_bounce.escape import harmless
 from milter_bounce.parse.log import LogReader
 
 from .advising import limits_of, make_adviser, make_store, retention_of
@@ -324,5 +325,5 @@ def main(settings: Settings, config_path: Path | None = None, *, events: bool = 
     try:
         return daemon.run()
     except TakenError as error:
-        sys.stderr.write(f"milter-bounce logd: {error}\n")
+        sys.stderr.write(f"milter-bounce logd: {harmless(str(error))}\n")
         return 1

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Final
 
 from milter_bounce.config import ConfigError, Settings
 from milter_bounce.decide.rule_toml import RulesError
+from milter_bounce.escape import harmless
 
 from .heartbeat import EVERY_S, Heartbeat
 from .settings import name_of
@@ -112,10 +113,10 @@ def _child(serve: Serve, settings: Settings, orders: int) -> int:
     try:
         return serve(settings, orders)
     except (ConfigError, RulesError, SocketFault) as error:
-        sys.stderr.write(f"milter-bounce: {error}\n")
+        sys.stderr.write(f"milter-bounce: {harmless(str(error))}\n")
         return NO_SOCKET if isinstance(error, SocketFault) else WRONG_CONFIGURATION
     except Exception as error:  # the parent starts a new child; this one tells why it went
-        sys.stderr.write(f"milter-bounce: {type(error).__name__}: {error}\n")
+        sys.stderr.write(f"milter-bounce: {type(error).__name__}: {harmless(str(error))}\n")
         return 1
 
 

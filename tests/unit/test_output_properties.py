@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from milter_bounce.cli._suppressions import COLUMNS, read_suppressions, write_csv
 from milter_bounce.delivery import DeliveryReport, DeliveryStatus, Kind
+from milter_bounce.escape import harmless, json_line
 from milter_bounce.system.desk import header_value
 from milter_bounce.verdict import (
     Advice,
@@ -32,6 +33,7 @@ from milter_bounce.verdict import (
 
 FEW = settings(max_examples=150, deadline=None)
 NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
+ACTED_ON = "[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 HOSTILE = st.text(
     st.one_of(st.sampled_from("\n\r\t\0\x1b\x7f\x9b\u2028\u202e\ufeff\udcff\"'\\<>,;=[](){} "), st.characters(exclude_categories=())),
     min_size=1, max_size=40,
@@ -86,10 +88,38 @@ def test_table_of_suppressions_keeps_its_rows(text, address):
     assert "".join(out.getvalue().split("\n")).isprintable()
     rows = list(csv.reader(io.StringIO(out.getvalue(), newline="")))
     assert [len(row) for row in rows] == [len(COLUMNS)] * 3
-    assert not [cell for row in rows for cell in row if re.match(r"[=+@-].*[(|!]", cell, re.DOTALL)]
-    line = json.dumps(event(outcome(text, address, text)))
-    assert "\n" not in line
-    assert json.loads(line)["recipient"] == address
+    assert not [cell for row in rows for cell in row if cell.startswith(("=", "+", "@", "-", "\t", "\r", "\n"))]
+
+
+@FEW
+@given(HOSTILE, HOSTILE, st.booleans())
+def test_json_is_one_line_that_no_terminal_acts_on(text, key, ascii_only):
+    """No control character of C0 or C1, DEL, line separator or control of the direction of writing stands in it raw."""
+    line = json_line({key: [text, {"recipient": text}]}, ascii_only=ascii_only)
+    assert not re.search(ACTED_ON, line)
+    assert line.encode("ascii" if ascii_only else "utf-8")
+    words = [re.sub("[\ud800-\udfff]", lambda half: f"\\u{ord(half[0]):04x}", word) for word in (key, text)]
+    assert json.loads(line) == {words[0]: [words[1], {"recipient": words[1]}]}
+
+
+@FEW
+@given(HOSTILE)
+def test_event_is_the_same_json(text):
+    """What ``--events jsonl`` prints."""
+    line = json_line(event(outcome(text, text, text)), ascii_only=True)
+    assert line.isascii()
+    assert line.isprintable()
+
+
+@FEW
+@given(HOSTILE)
+def test_harmless_is_printable_and_settled(text):
+    """Text that is harmless stays as it is, backslashes and all, so that it can be made so twice."""
+    made = harmless(text)
+    assert made.isprintable()
+    assert harmless(made) == made
+    if text.isprintable():
+        assert made == text
 
 
 @FEW
@@ -104,11 +134,11 @@ def test_printable_is_printable_and_bounded(text, limit):
 
 
 @FEW
-@given(st.text("+-=@'|!ax", min_size=1, max_size=8))
+@given(st.text("+-=@'|!ax\n", min_size=1, max_size=8))
 def test_table_of_suppressions_is_read_as_it_was(user):
     """What is exported is imported again, formula or not."""
     out = io.StringIO()
-    address = user.replace("@", "") + "x@example.net"
+    address = user.replace("@", "").replace("\n", "") + "x@example.net"
     write_csv([Suppression(address, NOW, "mailbox-full", "r", "=" + user, "import")], out)
     told = []
     found = [

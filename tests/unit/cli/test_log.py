@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+import threading
+import time
 
 import pytest
 from click.testing import CliRunner
 
 from milter_bounce.cli import main
 from tests.bench.make_log import lines
+from tests.conftest import ROOT
 
 STAMP = "2026-11-20T10:00:00+00:00 mx"
 
@@ -48,11 +54,59 @@ def test_json_is_one_object_per_status(log):
 
 
 def test_missing_log_is_told_and_the_rest_read(log, tmp_path):
-    """Exit status 2 when a file was named that cannot be opened; the rest is shown."""
+    """Exit status 1 when a file was named that cannot be opened; the rest is shown."""
     shown = run(tmp_path / "missing", log)
-    assert shown.exit_code == 2
+    assert shown.exit_code == 1
     assert "2000 delivery statuses" in shown.stdout
     assert "missing: No such file or directory" in shown.stderr
+
+
+@pytest.mark.parametrize("options", [[], ["--json"], ["--processes", "2"]])
+def test_pipe_given_by_name_is_read_as_standard_input_is(log, options):
+    """``milter-bounce log <(zcat mail.log.1.gz)``."""
+    script = 'p=$1; shift; exec "$@" <(cat "$p")'
+    words = [sys.executable, "-m", "milter_bounce", "log", *options]
+    ran = subprocess.run(
+        ["bash", "-c", script, "-", log, *words], check=False, capture_output=True, text=True, timeout=120, cwd=ROOT
+    )
+    assert (ran.returncode, ran.stderr) == (0, "")
+    if "--json" in options:
+        assert len(ran.stdout.splitlines()) == 2000
+    else:
+        assert "2000 delivery statuses of 2000 messages" in ran.stdout
+
+
+def test_named_pipe_waits_for_its_writer(log, tmp_path):
+    """A pipe that nobody has opened yet is no empty log."""
+    os.mkfifo(tmp_path / "pipe")
+    writer = threading.Thread(target=lambda: (time.sleep(0.3), (tmp_path / "pipe").write_bytes(log.read_bytes())))
+    writer.start()
+    shown = run(tmp_path / "pipe")
+    writer.join()
+    assert "2000 delivery statuses of 2000 messages" in shown.stdout
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_device_never_hangs(options):
+    """/dev/null is an empty log; a device without an end is refused at once."""
+    empty = run(*options, "/dev/null")
+    assert empty.exit_code == 0
+    endless = run(*options, "/dev/zero")
+    assert endless.exit_code == 1
+    assert "/dev/zero: is no regular file" in endless.stderr
+
+
+def test_json_of_a_reply_with_control_characters_does_nothing_to_a_terminal(tmp_path):
+    """C1 and DEL are JSON's escapes: they come back as they were, and no terminal sees them."""
+    said = "550 5.7.1 \x9b31m red \x7f \u202e \u2066 evil"
+    (tmp_path / "x").write_text(
+        f"{STAMP} postfix/smtp[1]: AAAAA1: to=<a@evil.example>, relay=mx[192.0.2.1]:25, delay=1, delays=0/0/0/1, "
+        f"dsn=5.7.1, status=bounced (host mx[192.0.2.1] said: {said} (in reply to RCPT TO command))\n"
+    )
+    shown = run("--json", tmp_path / "x").stdout
+    assert shown.rstrip("\n").isprintable()
+    assert "\\u009b31m red \\u007f \\u202e \\u2066 evil" in shown
+    assert json.loads(shown)["diagnostic"] == said
 
 
 def test_log_without_deliveries_says_so(tmp_path):

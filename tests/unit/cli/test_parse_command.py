@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 
+import pytest
 from click.testing import CliRunner
 
 from milter_bounce.cli.report import parse
@@ -33,11 +34,21 @@ def test_json_has_one_object_a_file_in_order():
     } <= found[1]["recipients"][0].keys()
 
 
-def test_file_that_cannot_be_opened_gives_exit_2_and_the_rest(tmp_path):
-    """What cannot be read is named on standard error; the others are read."""
-    done = CliRunner().invoke(parse, ["--json", str(tmp_path / "gone"), str(BOUNCE)])
-    assert done.exit_code == 2
-    assert "gone: No such file" in done.stderr
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        pytest.param(lambda _: None, "No such file or directory", id="missing"),
+        pytest.param(lambda path: path.symlink_to(path), "Too many levels of symbolic links", id="unreadable"),
+        pytest.param(lambda path: path.with_name("x").touch(), "Not a directory", id="no-folder"),
+    ],
+)
+def test_what_cannot_be_read_gives_exit_1_and_the_rest(tmp_path, make, says):
+    """Whatever the reason, it is named on standard error, and the others are read (issue 3, Deliver 3)."""
+    make(tmp_path / "gone")
+    name = tmp_path / ("x/gone" if says == "Not a directory" else "gone")
+    done = CliRunner().invoke(parse, ["--json", str(name), str(BOUNCE)])
+    assert done.exit_code == 1
+    assert f"gone: {says}" in done.stderr
     assert json.loads(done.stdout)["kind"] == "bounce"
 
 
