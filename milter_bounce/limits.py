@@ -82,6 +82,9 @@ WORDS_LINES: Final = 3000
 WORDS_LINE: Final = 1000
 """Characters of a line that are looked at for a recipient (RFC 5322, 2.1.1: 998)."""
 
+WORDS_SENTENCES: Final = 6000
+"""Characters in which a sentence is looked for that names a recipient: reports say so at once, patterns are many."""
+
 WORDS_RECIPIENTS: Final = 1000
 """Recipients of one report in words."""
 

@@ -4,7 +4,7 @@ Goes in: a report's own words. Comes out: `Block`, one per recipient. Does
 not: need to know the mail system: a recipient stands at the head of a line,
 behind a label, in a reply, or in a sentence; in this order they are believed.
 
-Limits: `LINES_LIMIT`, `LINE_LIMIT`, `BLOCKS_LIMIT`.
+Limits: `LINES_LIMIT`, `LINE_LIMIT`, `SENTENCES_LIMIT`, `BLOCKS_LIMIT`.
 Raises: nothing, on any text.
 """
 
@@ -25,9 +25,7 @@ if TYPE_CHECKING:
 LINES_LIMIT: Final = limits.WORDS_LINES
 LINE_LIMIT: Final = limits.WORDS_LINE
 BLOCKS_LIMIT: Final = limits.WORDS_RECIPIENTS
-SENTENCES_LIMIT: Final = 6000
-"""Characters in which a sentence is looked for that names a recipient."""
-
+SENTENCES_LIMIT: Final = limits.WORDS_SENTENCES
 LEAD: Final = 24
 """Characters before an address by which two sentences are told to say the same."""
 

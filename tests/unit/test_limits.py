@@ -323,6 +323,13 @@ def words_line(size: int) -> int:
     return size if found and found[0].recipient == address_ else 0
 
 
+def words_sentences(size: int) -> int:
+    """Return `size` where a recipient that ends there is read whole."""
+    named = "could not be delivered to u@example.net"
+    found = blocks.read_blocks("\n" * (size - len(named)) + named, READERS, ())
+    return size if found and found[0].recipient == "u@example.net" else 0
+
+
 def words_recipients(count: int) -> int:
     return len(blocks.read_blocks("".join(f"<u{n}@example.net>: no\n" for n in range(count)), READERS, ()))
 
@@ -602,6 +609,7 @@ EDGES = {
     "BLOCKS_FOLLOWED": (blocks_followed, CLEARED),
     "WORDS_LINES": (words_lines, REFUSED),
     "WORDS_LINE": (words_line, REFUSED),
+    "WORDS_SENTENCES": (words_sentences, REFUSED),
     "WORDS_RECIPIENTS": (words_recipients, CUT),
     "JSON_CHARACTERS": (json_characters, REFUSED),
     "JSON_RECIPIENTS": (json_recipients, CUT),
