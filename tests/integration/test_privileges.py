@@ -251,7 +251,7 @@ def test_missing_user_ends_with_one_line(place, name):
     lines = [line for line in ran.stderr.splitlines() if line]
     assert ran.returncode == 2, ran.stderr
     assert {line.partition(": ")[2] for line in lines} == {
-        "user = 'no-such-user': no such user; adduser --system --group no-such-user, or name another"
+        f"{path}: user = 'no-such-user': no such user; adduser --system --group no-such-user, or name another"
     }
     assert len(lines) == 1 or name == "run", "each program that `run` starts may say it"
     assert list((place / "sockets").iterdir()) == []
