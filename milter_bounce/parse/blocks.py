@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from milter_bounce import limits
 
-from .address import ADDRESS, addresses_in, clean
+from .address import ADDRESS, clean
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -37,6 +37,7 @@ _LABEL = re.compile(
     re.IGNORECASE,
 )
 _FIELD = re.compile(rf"[ \t]*[A-Za-z-]{{2,20}}:[ \t]*<?({ADDRESS})>?[ \t]*$")
+_ANY = re.compile(f"({ADDRESS})")
 _IN_REPLY = re.compile(rf"[ \t]*(?:<<<[ \t]*)?[245][0-9][0-9][- ][^\n]{{0,40}}?<?({ADDRESS})>?\.{{3}}(.*)$")
 _NEXT_OF_LIST = re.compile(
     rf"[>\"')]{{0,2}}[ \t\n]{{0,4}}(?:[,;、，]|\b(?:and|und|et|y|e|en|och|og)\b)[ \t\n]{{0,8}}[<\"'(]{{0,2}}({ADDRESS})"
@@ -223,25 +224,36 @@ def _in_sentence(words: str, readers: Readers, known: _Known) -> list[Block]:
             return _by_sentences(words, first, named)
     meant = [clean(found[1]) for found in readers.message_to.finditer(head)]
     meant = [a for a in dict.fromkeys(meant) if a.lower() not in known.excluded]
-    if len(meant) != 1:
-        others = [a for a in addresses_in(_CAME_FROM.sub("", head)) if _believable(a, readers, known)]
-        meant = others if len(others) == 1 else []
-    return [Block(a, None, "\n" + words, words.count("\n", 0, words.find(a))) for a in meant]
+    if len(meant) == 1:
+        return [Block(meant[0], None, "\n" + words, words.count("\n", 0, words.find(meant[0])))]
+    return _only_ones(words, head, readers, known)
 
 
-def _by_sentences(words: str, first: re.Match[str], named: list[re.Match[str]]) -> list[Block]:
+def _only_ones(words: str, head: str, readers: Readers, known: _Known) -> list[Block]:
+    """Return the only address that is nobody else's, or all where the same words stand before each ("收件人 a@b")."""
+    head = _CAME_FROM.sub(lambda found: " " * len(found[0]), head)
+    named = [found for found in _ANY.finditer(head) if clean(found[1]).lower() not in known.excluded]
+    believed = [found for found in named if _believable(clean(found[1]), readers, known)]
+    leads = {_lead(head, found) for found in believed}
+    alone = len({clean(found[1]).lower() for found in believed}) == 1
+    label = next(iter(leads)).strip(" \t:：<") if len(leads) == 1 else ""
+    alike = len(label) > 1 and label not in readers.other_labels
+    return _by_sentences(words, believed[0], named, plain=True) if alone or alike else []
+
+
+def _by_sentences(words: str, first: re.Match[str], named: list[re.Match[str]], *, plain: bool = False) -> list[Block]:
     """Return a block per recipient of the first sentence and of those that say the same ("Failed to deliver to 'a@b'")."""
     lead = _lead(words, first)
     alike = list({clean(f[1]).lower(): f for f in reversed(named) if _lead(words, f) == lead}.values())
     alike = sorted(alike, key=lambda found: found.start())[:BLOCKS_LIMIT]
-    if len(alike) > 1 and len(lead) > 3:
+    if len(alike) > 1 and len(lead.strip()) > 1:
         ends = [found.start(1) - len(lead) for found in alike[1:]]
         texts = [words[f.end(1) : end] for f, end in zip(alike, [*ends, len(words)], strict=True)]
         return [
-            Block(clean(found[1]), None, text.lstrip("'\">:;,. \t"), words.count("\n", 0, found.start()))
+            Block(clean(found[1]), None, text.lstrip("'\">)]:;,. \t"), words.count("\n", 0, found.start()))
             for found, text in zip(alike, texts, strict=True)
         ]
-    addresses = dict.fromkeys([clean(first[1]), *_listed_after(words, first.end())[0]])
+    addresses = dict.fromkeys([clean(first[1]), *([] if plain else _listed_after(words, first.end())[0])])
     return [Block(a, None, "\n" + words, words.count("\n", 0, first.start())) for a in addresses]
 
 

@@ -115,3 +115,12 @@ def test_recipient_that_a_transcript_does_not_ask_for_gets_no_reply():
         found = told(words)
         assert found["ann@a.example"] == found["bob@a.example"] == "550 5.1.1 No such user"
         assert "550" not in (found["eve@a.example"] or "")
+
+
+def test_words_that_stand_before_each_address_make_a_list():
+    """Tables in HTML lose the colon behind the label; whatever the language, the same word before each is a label."""
+    words = "邮件被退回。\n\n收件人 ann@a.example\n退信原因 550 5.1.1 User unknown\n\n收件人 info@b.example\n退信原因 552 5.2.2 mailbox full\n"
+    found = told(words)
+    assert set(found) == {"ann@a.example", "info@b.example"}
+    assert "5.1.1" in found["ann@a.example"]
+    assert "5.2.2" in found["info@b.example"]
