@@ -4,7 +4,10 @@ import time
 
 import pytest
 
+from milter_bounce.parse.families import OWN_LAYOUT
+from milter_bounce.parse.mime import read_message
 from milter_bounce.parse.report import parse_report
+from milter_bounce.parse.view import View
 from milter_bounce.system.readers import load_readers
 
 READERS = load_readers().readers
@@ -74,6 +77,15 @@ def test_domino_record_ends_at_the_next(words, expected):
     """Each recipient has its own reason, in "was not delivered to" records as in sections."""
     found = reasons(BY_DOMINO + words)
     assert (found if isinstance(expected[0], tuple) else [recipient for recipient, _ in found]) == expected
+
+
+def test_family_without_its_layout_is_read_by_the_general_reader():
+    """The phrases that tell a family may stand in a report that has no record of its layout."""
+    assert reasons("a@example.com: User a not listed in Domino Directory\n") == [
+        ("a@example.com", "User a not listed in Domino Directory")
+    ]
+    for read in OWN_LAYOUT.values():
+        assert read(View(read_message(bounce("nothing of the kind")), READERS)) == []
 
 
 def test_domino_fields_are_corrected_by_their_own_record():
