@@ -46,7 +46,7 @@ def read(view: View) -> list[Draft]:
         return []
     ends = [head.start() for head in heads[1:]] + [len(words)]
     drafts: list[Draft] = []
-    for head, end in zip(heads, ends, strict=False):  # without heads there is one end too many
+    for head, end in zip(heads, ends, strict=True):
         because = _BECAUSE.search(words, head.end(), end)
         if because is None:
             return []  # the reason stands behind another label: the general reader takes all records
