@@ -273,7 +273,8 @@ class Answers:
         sender, recipient = attributes.get("sender", ""), attributes.get("recipient", "")
         if not powers.enforce or not powers.refuse or not sender or not recipient:
             return None
-        if attributes.get("request") != "smtpd_access_policy" or attributes.get("protocol_state") != "RCPT":
+        asked = attributes.get("request", "smtpd_access_policy"), attributes.get("protocol_state", "RCPT")
+        if asked != ("smtpd_access_policy", "RCPT"):  # the MTA states both; who leaves one out means that
             return None
         if sender in powers.allow_senders or recipient in powers.allow_recipients:
             return None
