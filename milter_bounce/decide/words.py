@@ -43,8 +43,8 @@ _ENDS: Final = ".!?"
 # what differs from reply to reply and means nothing to a rule; tags such as AS16012611 or OFR006_102 are shorter
 _NOISY: Final = re.compile(r"[0-9@]")
 _IP: Final = re.compile(
-    r"(?<![0-9A-Za-z.:])(?:(?!127\.)[0-9]{1,3}(?:\.[0-9]{1,3}){3}|[0-9a-fA-F]{1,4}(?::{1,2}[0-9a-fA-F]{1,4}){3,7})"
-    r"(?![0-9A-Za-z:]|\.[0-9])"
+    r"(?<![0-9A-Za-z.:])(?:(?!127\.)[0-9]{1,3}(?:\.[0-9]{1,3}){3}(?![0-9A-Za-z]|\.[0-9])"
+    r"|[0-9a-fA-F]{1,4}(?::{1,2}[0-9a-fA-F]{1,4}){3,7}(?![0-9A-Za-z:]|\.[0-9]))"
 )
 _TIME: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]{5,18}Z?")
 _ID: Final = re.compile(r"[A-Za-z0-9_+-]{12,}")

@@ -22,6 +22,8 @@ CASES = [
     ("address-run-into-the-words", "550 ann@example.com...Relaying denied", 550, "<@>...Relaying denied"),
     ("dots-before-the-at", "550 <ann..b@example.com>...no", 550, "<@>...no"),
     ("ipv4", "550 your IP 198.51.100.7 is blocked", 550, "your IP 0.0.0.0 is blocked"),
+    ("ipv4-colon", "550 198.51.100.7: host unknown", 550, "0.0.0.0: host unknown"),
+    ("ipv4-port", "550 198.51.100.7:25 refused", 550, "0.0.0.0:25 refused"),
     ("ipv6", "550 [2001:db8::1:2:3] is blocked", 550, "[0.0.0.0] is blocked"),
     ("answer-of-a-list", "550 listed: 127.255.255.254", 550, "listed: 127.255.255.254"),
     ("id", "550 no such user ad1si1997204pbd.83 - gsmtp", 550, "no such user #.83 - gsmtp"),
