@@ -34,7 +34,7 @@ from .mime import read_message
 from .readers import Readers
 from .receipts import is_receipt, refusal_in
 from .reply import reply_start
-from .told import REASON_LIMIT, Told, host_in, own_part, reason_in, refused_command, told_by
+from .told import REASON_LIMIT, Told, drafted, host_in, own_part, reason_in, refused_command, told_by
 from .view import View
 
 if TYPE_CHECKING:
@@ -415,15 +415,7 @@ def _drafts_in_words(view: View, *, reason_before: bool) -> list[Draft]:
         if stretch not in said:
             said[stretch] = told_by(stretch, view.readers)
         told = own_part(said[stretch], stretch, block.recipient) or NOT_TOLD
-        draft = Draft(
-            recipient=block.recipient,
-            original_recipient=block.alias,
-            diagnostic=told.diagnostic,
-            diagnostic_type="smtp" if told.quoted else None,
-            command=told.command,
-            remote_mta=told.host,
-            remote_ip=told.ip,
-        )
+        draft = drafted(told, block.recipient, block.alias)
         if len(blocks) > 1 and view.readers.delivered.match(block.lines):
             draft.action = Action.DELIVERED
         elif told is not NOT_TOLD and not (told.quoted or reason_before):
@@ -462,17 +454,7 @@ def _is_aside(text: str) -> bool:
 def _of_all(recipients: Sequence[str | None], view: View, words: str) -> list[Draft]:
     """Return a draft for each recipient that the words do not name: all that `words` say is about it."""
     told = told_by("\n" + words, view.readers)
-    return [
-        Draft(
-            recipient=recipient,
-            diagnostic=told.diagnostic,
-            diagnostic_type="smtp" if told.quoted else None,
-            command=told.command,
-            remote_mta=told.host,
-            remote_ip=told.ip,
-        )
-        for recipient in recipients
-    ]
+    return [drafted(told, recipient) for recipient in recipients]
 
 
 def _about_nobody(words: str) -> str:

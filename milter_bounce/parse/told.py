@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from milter_bounce import limits
 
 from .address import address_in
+from .draft import Draft
 from .reply import reply_start
 
 if TYPE_CHECKING:
@@ -81,6 +82,19 @@ class Told(NamedTuple):
     command: str | None = None
     host: str | None = None
     ip: str | None = None
+
+
+def drafted(told: Told, recipient: str | None, original_recipient: str | None = None) -> Draft:
+    """Return what is told about one recipient as a draft."""
+    return Draft(
+        recipient=recipient,
+        original_recipient=original_recipient,
+        diagnostic=told.diagnostic,
+        diagnostic_type="smtp" if told.quoted else None,
+        command=told.command,
+        remote_mta=told.host,
+        remote_ip=told.ip,
+    )
 
 
 def told_by(stretch: str, readers: Readers) -> Told:

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from milter_bounce import limits
 from milter_bounce.parse.address import ADDRESS, clean
-from milter_bounce.parse.draft import Draft
-from milter_bounce.parse.told import told_by
+from milter_bounce.parse.told import drafted, told_by
 
 from .local import by_local_part
 
 if TYPE_CHECKING:
+    from milter_bounce.parse.draft import Draft
     from milter_bounce.parse.view import View
 
 RECIPIENTS_LIMIT: Final = limits.WORDS_RECIPIENTS
@@ -58,15 +58,7 @@ def read(view: View) -> list[Draft]:
         if address is None:
             continue
         told = common if common and not entry.reason else told_by(entry.reason, view.readers)
-        drafts.append(
-            Draft(
-                recipient=address,
-                diagnostic=told.diagnostic,
-                diagnostic_type="smtp" if told.quoted else None,
-                command=told.command,
-                remote_mta=told.host,
-            )
-        )
+        drafts.append(drafted(told, address))
     return drafts
 
 
